@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One object per call, reused. It embeds the server's struct request, so that nothing is allocated between a call's arrival and the raft log.
+ *
+ * What gRPC is asked for: one batch with everything an answer has, the notice that the call is over included. That notice is asked for by itself
+ * only for calls that live long (call_watch(), from the queue's sweep) or stay open; then a client that goes away takes its request back
+ * (server_cancel()). For a put that takes a millisecond it would cost more than it is worth: a client's deadline is known to the
+ * server anyway, and the work of a cancelled proposal can't be undone.
+ *
+ * finish() may come on any thread, also from inside server_submit(). On the queue's own thread the call goes on at once. On another thread
+ * it goes through the inbox, but a lone call is answered right there: with one client that saves a thread switch, with many the
+ * queue's thread sends whole batches for less. That is the one place where a foreign thread touches gRPC (call_finish_elsewhere()).
+ *
+ * Thread: as call.h says. Invariants:
+ *  1. A call is answered once: call_answer() checks the phase.
+ *  2. The object is reused when it is answered and none of its events is under way (call_let_go()).
+ *  3. request.response is empty when a handler starts and after each message.
+ */
+#include "api/call.h"
+
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/support/alloc.h>
+#include <stdio.h>
+
+#include "api/decode.h"
+#include "api/grpc_metrics.h"
+#include "api/request_log.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mem.h"
+
+/* ---- end ---- */
+
+static void call_reset(struct call *call)
+{
+    if (call->cleanup)
+        call->cleanup(call);
+    call->cleanup = NULL;
+    call->state = NULL;
+    grpc_byte_buffer_destroy(call->received);
+    grpc_byte_buffer_destroy(call->sent);
+    call->received = call->sent = NULL;
+    grpc_call_unref(call->grpc);
+    call->grpc = NULL;
+    if (call->request.response.cap > CALL_KEEP_BYTES_MAX)
+        buf_deinit(&call->request.response);
+    buf_clear(&call->request.response);
+    arena_reset(&call->arena);
+    if (call->arena.end - call->arena.next > CALL_KEEP_BYTES_MAX)
+        arena_deinit(&call->arena);
+    call->headers_sent = call->watched = call->cancelled = call->last = false;
+    call->is_cancelled = 0;
+    call->request.credentials = (struct credentials){0};
+    call->request.physical = false;
+}
+
+/* Invariant 2. */
+static void call_let_go(struct call *call)
+{
+    if (call->n_events || call->phase != CALL_DONE)
+        return;
+    call_reset(call);
+    queue_give_call(call->queue, call);
+}
+
+static void on_answered(struct queue_event *event, bool ok)
+{
+    struct call *call = container_of(event, struct call, answered);
+    call->n_events--;
+    call->phase = CALL_DONE;
+    call_let_go(call);
+}
+
+/* ---- answers ---- */
+
+static void call_count(struct call *call, enum status_code code)
+{
+    struct method_metrics *m = method_metrics_of(call->method);
+    metric_add(&m->handled[code], 1);
+    uint64_t ns = clock_mono_ns() - call->arrived_ns;
+    if (grpc_metrics_extensive())
+        metric_observe(&m->seconds, (double)ns / 1e9);
+    if (call->method->type == METHOD_UNARY)
+        request_log(call, ns);
+}
+
+/* Moves request.response to call->sent. */
+static void call_take_response(struct call *call)
+{
+    struct buf *response = &call->request.response;
+    grpc_slice slice;
+    metric_add(&method_metrics_of(call->method)->sent, 1);
+    metric_add(&grpc_metrics_sent_bytes, response->len);
+    if (response->len > CALL_RESPONSE_COPY_MAX) {
+        struct buf own = buf_take(response);
+        slice = grpc_slice_new_with_user_data(own.data, own.len, free, own.data);
+    } else {
+        slice = grpc_slice_from_copied_buffer((const char *)response->data, response->len);
+    }
+    check(!call->sent);
+    call->sent = grpc_raw_byte_buffer_create(&slice, 1);
+    grpc_slice_unref(slice);
+    buf_clear(response);
+}
+
+static grpc_op *add_op(grpc_op *op, grpc_op_type type)
+{
+    *op = (grpc_op){.op = type};
+    return op + 1;
+}
+
+/* Adds what a message needs: the headers, if they have not left, and the message. */
+static grpc_op *add_message_ops(struct call *call, grpc_op *op, bool message)
+{
+    if (!call->headers_sent)
+        op = add_op(op, GRPC_OP_SEND_INITIAL_METADATA);
+    call->headers_sent = true;
+    if (message) {
+        call_take_response(call);
+        op = add_op(op, GRPC_OP_SEND_MESSAGE);
+        op[-1].data.send_message.send_message = call->sent;
+    }
+    return op;
+}
+
+void call_send_answer(struct call *call)
+{
+    grpc_op ops[4], *op = ops;
+    grpc_slice text = grpc_slice_from_static_string(call->status.text);
+    bool ok = call->status.code == STATUS_OK;
+    call_count(call, call->status.code);
+    op = add_message_ops(call, op, ok && (call->method->type == METHOD_UNARY || call->last));
+    op = add_op(op, GRPC_OP_SEND_STATUS_FROM_SERVER);
+    op[-1].data.send_status_from_server.status = (grpc_status_code)call->status.code;
+    op[-1].data.send_status_from_server.status_details = ok ? NULL : &text;
+    if (!call->watched) {
+        op = add_op(op, GRPC_OP_RECV_CLOSE_ON_SERVER);
+        op[-1].data.recv_close_on_server.cancelled = &call->is_cancelled;
+    }
+    check(grpc_call_start_batch(call->grpc, ops, (size_t)(op - ops), &call->answered, NULL) == GRPC_CALL_OK);
+}
+
+/* Invariant 1. */
+static void call_set_answer(struct call *call, enum status_code code, const char *text)
+{
+    check(call->phase != CALL_ANSWERED && call->phase != CALL_DONE);
+    call->phase = CALL_ANSWERED;
+    call->status = (struct status){code, text};
+    call->n_events++;
+}
+
+void call_answer_status(struct call *call, enum status_code code, const char *text)
+{
+    call_set_answer(call, code, text);
+    queue_answer(call->queue, call);
+}
+
+void call_answer(struct call *call, enum outcome outcome)
+{
+    const struct status *status = status_of(outcome);
+    call_answer_status(call, status->code, status->text);
+}
+
+/* ---- waiting ---- */
+
+static void answer_outcome(struct call *call)
+{
+    call_answer(call, call->outcome);
+}
+
+void call_resume(struct call *call)
+{
+    call->phase = CALL_RUNS;
+    call->step(call);
+}
+
+static void on_woken(struct queue_event *event, bool ok)
+{
+    struct call *call = container_of(event, struct call, woken);
+    queue_drain(call->queue, call);
+}
+
+/* The seam between the server's threads and gRPC. */
+static void call_finish_elsewhere(struct call *call)
+{
+    queue_push(call->queue, call);
+}
+
+static void on_finish(struct request *request, enum outcome outcome)
+{
+    struct call *call = container_of(request, struct call, request);
+    call->outcome = outcome;
+    if (queue_is_current(call->queue))
+        call_resume(call);
+    else
+        call_finish_elsewhere(call);
+}
+
+void call_submit_payload(struct call *call, enum request_kind kind, struct bytes payload)
+{
+    call->request.kind = kind;
+    call->request.payload = payload;
+    call->step = answer_outcome;
+    call->phase = CALL_SUBMITTED;
+    server_submit(call->server, &call->request);
+}
+
+void call_submit(struct call *call, enum request_kind kind)
+{
+    call_submit_payload(call, kind, call->payload);
+}
+
+void call_read_index(struct call *call, call_step step)
+{
+    call->request.kind = REQUEST_READ_INDEX;
+    call->request.payload = BYTES_NULL;
+    call->step = step;
+    call->phase = CALL_SUBMITTED;
+    server_read_index(call->server, &call->request);
+}
+
+static void scan_run(struct scan_job *job)
+{
+    struct call *call = container_of(job, struct call, job);
+    call->work(call);
+    call_finish_elsewhere(call);
+}
+
+void call_scan(struct call *call, void (*work)(struct call *call), call_step step)
+{
+    call->work = work;
+    call->step = step;
+    call->phase = CALL_SCANS;
+    call->job.run = scan_run;
+    if (server_scan(call->server, &call->job))
+        return;
+    call->outcome = OUTCOME_TOO_MANY_REQUESTS;
+    call_resume(call);
+}
+
+static void read_work(struct call *call)
+{
+    call->outcome = call->read(call->server, call->message, &call->request.response);
+}
+
+static void read_here(struct call *call)
+{
+    if (!call->outcome)
+        read_work(call);
+    call_answer(call, call->outcome);
+}
+
+static void read_on_pool(struct call *call)
+{
+    if (call->outcome)
+        call_answer(call, call->outcome);
+    else
+        call_scan(call, read_work, answer_outcome);
+}
+
+void call_read(struct call *call, const struct call_read_options *options, call_read_fn read)
+{
+    call_step step = options->scan ? read_on_pool : read_here;
+    call->read = read;
+    call->outcome = OUTCOME_OK;
+    if (options->linearizable)
+        call_read_index(call, step);
+    else
+        step(call);
+}
+
+/* ---- streams ---- */
+
+static void on_delivered(struct queue_event *event, bool ok)
+{
+    struct call *call = container_of(event, struct call, delivered);
+    call->n_events--;
+    grpc_byte_buffer_destroy(call->sent);
+    call->sent = NULL;
+    call->outcome = ok && !call->cancelled ? OUTCOME_OK : OUTCOME_CANCELED;
+    if (call->queue->stop_seen == QUEUE_CANCELING && !call->outcome)
+        call->outcome = OUTCOME_STOPPED;
+    call_resume(call);
+}
+
+void call_send_message(struct call *call, call_step step)
+{
+    grpc_op ops[2], *op = add_message_ops(call, ops, true);
+    call->step = step;
+    call->phase = CALL_SENDS;
+    call->n_events++;
+    check(grpc_call_start_batch(call->grpc, ops, (size_t)(op - ops), &call->delivered, NULL) == GRPC_CALL_OK);
+}
+
+void call_stay_open(struct call *call)
+{
+    call->phase = CALL_OPEN;
+    call_watch(call);
+    if (call->cancelled || call->queue->stop_seen != QUEUE_RUNS)
+        call_answer(call, call->cancelled ? OUTCOME_CANCELED : OUTCOME_STOPPED);
+}
+
+/* ---- the client goes away, the server stops ---- */
+
+static void call_end_early(struct call *call, enum outcome outcome)
+{
+    bool mine = call->phase == CALL_OPEN || (call->phase == CALL_SUBMITTED && server_cancel(call->server, &call->request));
+    if (mine)
+        call_answer(call, outcome);
+}
+
+static void on_closed(struct queue_event *event, bool ok)
+{
+    struct call *call = container_of(event, struct call, closed);
+    call->n_events--;
+    call->cancelled = call->is_cancelled || !ok;
+    if (call->phase == CALL_DONE)
+        call_let_go(call);
+    else
+        call_end_early(call, OUTCOME_CANCELED);
+}
+
+void call_watch(struct call *call)
+{
+    if (call->watched || call->phase == CALL_ANSWERED || call->phase == CALL_DONE)
+        return;
+    grpc_op op;
+    add_op(&op, GRPC_OP_RECV_CLOSE_ON_SERVER);
+    op.data.recv_close_on_server.cancelled = &call->is_cancelled;
+    call->watched = true;
+    call->n_events++;
+    check(grpc_call_start_batch(call->grpc, &op, 1, &call->closed, NULL) == GRPC_CALL_OK);
+}
+
+void call_interrupt(struct call *call, bool cancel)
+{
+    if (cancel || call->phase == CALL_OPEN)
+        call_end_early(call, OUTCOME_STOPPED);
+}
+
+/* ---- beginning ---- */
+
+/* The received message as one piece: gRPC's own memory if it is one there, else a copy. */
+static struct bytes call_payload(struct call *call)
+{
+    grpc_byte_buffer_reader reader;
+    grpc_slice *slice, *first;
+    if (!call->received || !grpc_byte_buffer_reader_init(&reader, call->received))
+        return BYTES_NULL;
+    size_t len = grpc_byte_buffer_length(reader.buffer_out);
+    struct bytes payload = BYTES_NULL;
+    if (grpc_byte_buffer_reader_peek(&reader, &first)) {
+        payload = bytes_of(GRPC_SLICE_START_PTR(*first), GRPC_SLICE_LENGTH(*first));
+        if (payload.len != len) {
+            uint8_t *copy = arena_alloc(&call->arena, len), *at = copy;
+            at = mempcpy(at, payload.data, payload.len);
+            while (grpc_byte_buffer_reader_peek(&reader, &slice))
+                at = mempcpy(at, GRPC_SLICE_START_PTR(*slice), GRPC_SLICE_LENGTH(*slice));
+            payload = bytes_of(copy, (size_t)(at - copy));
+        }
+    }
+    grpc_byte_buffer_reader_destroy(&reader);
+    return payload;
+}
+
+static struct bytes slice_bytes(const grpc_slice *slice)
+{
+    return bytes_of(GRPC_SLICE_START_PTR(*slice), GRPC_SLICE_LENGTH(*slice));
+}
+
+struct call_headers {
+    struct bytes token;
+    struct bytes authorization;
+    struct bytes version;
+    bool needs_leader;
+};
+
+static void header_read(struct bytes key, struct bytes value, struct call_headers *h)
+{
+    /* The lengths tell most headers apart without looking at them. */
+    switch (key.len) {
+    case 5:
+        if (!h->token.data && bytes_equal(key, BYTES_LIT("token")))
+            h->token = value;
+        break;
+    case 9:
+        if (bytes_equal(key, BYTES_LIT("hasleader")))
+            h->needs_leader = bytes_equal(value, BYTES_LIT("true"));
+        break;
+    case 13:
+        if (!h->authorization.data && bytes_equal(key, BYTES_LIT("authorization")))
+            h->authorization = value;
+        break;
+    case 18:
+        if (!h->version.data && bytes_equal(key, BYTES_LIT("client-api-version")))
+            h->version = value;
+        break;
+    default:
+        break;
+    }
+}
+
+/* What etcd does with a call's metadata before any handler sees it. */
+static enum outcome call_read_headers(struct call *call)
+{
+    struct call_headers h = {0};
+    for (size_t i = 0; i < call->metadata.count; i++)
+        header_read(slice_bytes(&call->metadata.metadata[i].key), slice_bytes(&call->metadata.metadata[i].value), &h);
+    struct bytes version = h.version.data ? h.version : BYTES_LIT("unknown");
+    if (!decode_text_is_valid(version))
+        return OUTCOME_INVALID_CLIENT_API_VERSION;
+    grpc_metrics_client_request(call->method->type != METHOD_UNARY, version);
+    struct bytes token = h.token.data ? h.token : h.authorization;
+    if (bytes_has_prefix(token, BYTES_LIT("Bearer ")))
+        token = bytes_of(token.data + 7, token.len - 7);
+    call->request.credentials.token = token;
+    if (!h.needs_leader)
+        return OUTCOME_OK;
+    struct server_info info;
+    server_info(call->server, &info);
+    return info.leader_id ? OUTCOME_OK : OUTCOME_NO_LEADER;
+}
+
+/* OUTCOME_OK: the handler may run. */
+static enum outcome call_decode(struct call *call)
+{
+    void *message = NULL;
+    int r = decode_message(call->method->request, call->payload, &call->arena, &message);
+    call->message = message;
+    if (r == DECODE_E_DEPTH)
+        return OUTCOME_TOO_MANY_OPS;      /* only transactions nest */
+    if (r)
+        return OUTCOME_MALFORMED;
+    enum outcome outcome = call_read_headers(call);
+    if (!outcome && call->method->validate)
+        outcome = call->method->validate(call->server, message);
+    return outcome;
+}
+
+static void call_refuse_size(struct call *call, size_t message_bytes_max)
+{
+    char *text = arena_alloc(&call->arena, 80);
+    snprintf(text, 80, "grpc: received message larger than max (%zu vs. %zu)", call->payload.len, message_bytes_max);
+    call_answer_status(call, STATUS_RESOURCE_EXHAUSTED, text);
+}
+
+void call_start(struct call *call, const struct method *method, size_t message_bytes_max)
+{
+    call->method = method;
+    call->arrived_ns = clock_mono_ns();
+    call->phase = CALL_RUNS;
+    metric_add(&method_metrics_of(method)->started, 1);
+    if (!method->run) {
+        call_answer(call, OUTCOME_UNIMPLEMENTED);
+        return;
+    }
+    if (atomic_load_explicit(&call->queue->n_calls, memory_order_relaxed) > QUEUE_CALLS_MAX) {
+        call_answer(call, OUTCOME_TOO_MANY_REQUESTS);
+        return;
+    }
+    call->payload = call_payload(call);
+    metric_add(&method_metrics_of(method)->received, 1);
+    metric_add(&grpc_metrics_received_bytes, call->payload.len);
+    if (call->payload.len > message_bytes_max) {
+        call_refuse_size(call, message_bytes_max);
+        return;
+    }
+    enum outcome outcome = call_decode(call);
+    if (outcome)
+        call_answer(call, outcome);
+    else
+        method->run(call);
+}
+
+struct call *call_new(struct queue *q)
+{
+    struct call *call = mem_new(struct call);
+    call->queue = q;
+    call->server = q->server;
+    call->request.finish = on_finish;
+    call->woken.run = on_woken;
+    call->answered.run = on_answered;
+    call->closed.run = on_closed;
+    call->delivered.run = on_delivered;
+    arena_init(&call->arena);
+    grpc_metadata_array_init(&call->metadata);
+    return call;
+}
+
+struct call *call_free(struct call *call)
+{
+    if (!call)
+        return NULL;
+    arena_deinit(&call->arena);
+    buf_deinit(&call->request.response);
+    grpc_metadata_array_destroy(&call->metadata);
+    free(call);
+    return NULL;
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of a call:
+ *
+ *   arrives ─> decoded, checked ─> handler ─> call_answer() ──────────────────────────────────────────────> answered, reused
+ *                                     ├─> call_submit(): an entry of the raft log ─> finish() ─> resumed ─────^
+ *                                     └─> call_read(): [read index] ─> run here or on a scan thread ──────────^
+ *
+ * A server stream goes on with call_send_message() and ends with call_answer() like all others. Every call is answered exactly once.
+ *
+ * Thread: everything on the thread of the call's queue, except where it says otherwise. Between call_submit() (or a job on the scan pool) and
+ * its resumption nothing but call_interrupt() and call_watch() touches the call.
+ */
+#pragma once
+
+#include <grpc/grpc.h>
+
+#include "api/queue.h"
+#include "api/status.h"
+#include "api/table.h"
+#include "base/arena.h"
+#include "server/server.h"
+
+enum {
+    CALL_KEEP_BYTES_MAX = 8192,       /* a call object that needed more memory gives it back */
+    CALL_RESPONSE_COPY_MAX = 1024,    /* longer responses are handed to gRPC without copying */
+};
+
+/* Who has the call when it is not being run. */
+enum call_phase { CALL_RUNS, CALL_SUBMITTED, CALL_SCANS, CALL_SENDS, CALL_OPEN, CALL_ANSWERED, CALL_DONE };
+
+/* Runs on the queue's thread when the call goes on; call->outcome says how what it waited for ended. */
+typedef void (*call_step)(struct call *call);
+/* A read from local state: the shape of server_range() and its like. Any thread. */
+typedef enum outcome (*call_read_fn)(struct server *server, const void *request, struct buf *response);
+
+struct call {
+    struct request request;           /* what the server sees; request.response is the message to be sent */
+    struct queue *queue;
+    const struct method *method;
+    struct server *server;
+    const void *message;              /* the decoded request; in the arena */
+    struct arena arena;
+    enum call_phase phase;
+    enum outcome outcome;
+    call_step step;                   /* what call_resume() does */
+    call_read_fn read;
+    struct scan_job job;
+    void (*work)(struct call *call);  /* on a scan thread */
+    void *state;                      /* the handler's own, freed by cleanup() when the call ends */
+    void (*cleanup)(struct call *call);
+    bool last;                        /* streams: the message is the last one */
+    bool cancelled;                   /* the client went away */
+
+    /* Of the transport. */
+    grpc_call *grpc;
+    grpc_metadata_array metadata;
+    grpc_byte_buffer *received;
+    grpc_byte_buffer *sent;
+    struct bytes payload;
+    bool headers_sent;
+    bool watched;                     /* the event "closed" was asked for on its own */
+    int is_cancelled;                 /* written by gRPC */
+    unsigned n_events;                /* events to come: answered, closed, delivered */
+    struct status status;
+    uint64_t arrived_ns;
+    struct queue_event woken, answered, closed, delivered;
+    struct list link;                 /* the queue's calls */
+    struct call *inbox_next;
+};
+
+/* ---- for handlers ---- */
+
+/* Answers with the response in request.response (if OK) or with the outcome's status. */
+void call_answer(struct call *call, enum outcome outcome);
+/* The same with a status of the handler's own; text must live until the call ends. */
+void call_answer_status(struct call *call, enum status_code code, const char *text);
+/* Proposes the request as it came and answers with the result. */
+void call_submit(struct call *call, enum request_kind kind);
+/* The same with a payload of the handler's own, which must live as long as the call (its arena). */
+void call_submit_payload(struct call *call, enum request_kind kind, struct bytes payload);
+
+struct call_read_options {
+    bool linearizable;                /* wait for a read index first */
+    bool scan;                        /* may take long: run it on the scan pool */
+};
+
+void call_read(struct call *call, const struct call_read_options *options, call_read_fn read);
+/* Waits for a read index, then takes the step with call->outcome set. */
+void call_read_index(struct call *call, call_step step);
+/* Runs work on the scan pool, which sets call->outcome, then takes the step. A full pool: OUTCOME_TOO_MANY_REQUESTS at once. */
+void call_scan(struct call *call, void (*work)(struct call *call), call_step step);
+/* Streams: sends request.response as one message and takes the step when it has left (outcome OK) or can't (OUTCOME_CANCELED). */
+void call_send_message(struct call *call, call_step step);
+/* Streams that stay open: takes no step, but ends with OUTCOME_CANCELED or OUTCOME_STOPPED when client or server ends it. */
+void call_stay_open(struct call *call);
+
+/* ---- for queue.c and grpc.c ---- */
+
+struct call *call_new(struct queue *q);
+struct call *call_free(struct call *call);
+/* grpc, metadata and received are set. */
+void call_start(struct call *call, const struct method *method, size_t message_bytes_max);
+void call_resume(struct call *call);
+void call_send_answer(struct call *call);
+void call_watch(struct call *call);
+void call_interrupt(struct call *call, bool cancel);

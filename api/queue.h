@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A completion queue and the one thread that serves it. Each connection belongs to a queue; its calls arrive, run and are answered there.
+ *
+ *   gRPC event ──> queue thread ──> handler ──> server_submit() ... finish() on another thread ──> inbox ──> queue thread ──> answers
+ *
+ * Other threads only push to the inbox; the first push of a batch wakes the queue. Answers are collected while there is more to do at
+ * once, then sent, those for one connection together (cork.h).
+ */
+#pragma once
+
+#include <grpc/grpc.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "api/cork.h"
+#include "base/list.h"
+
+struct call;
+struct server;
+
+/* What a tag points to; run is called on the queue's thread. */
+struct queue_event {
+    void (*run)(struct queue_event *event, bool ok);
+};
+
+enum {
+    QUEUE_ANSWERS_MAX = 64,           /* answers held back at most before they are sent */
+    QUEUE_SPARE_MAX = 4096,           /* call objects kept for reuse */
+    QUEUE_CALLS_MAX = 100000,         /* calls alive at one time; more are refused */
+    QUEUE_SWEEP_MS = 250,
+};
+
+enum queue_stop { QUEUE_RUNS, QUEUE_STOPPING, QUEUE_CANCELING };
+
+struct queue {
+    grpc_completion_queue *cq;
+    struct server *server;
+    struct cork *cork;
+    pthread_t thread;
+
+    /* Any thread. */
+    _Atomic(struct call *) inbox;     /* NULL: asleep; QUEUE_AWAKE: awake, empty; else the newest call, linked by inbox_next */
+    atomic_int stop;                  /* enum queue_stop */
+    atomic_size_t n_calls;            /* written by the queue's thread only */
+
+    /* The queue's thread. */
+    struct list calls;                /* all alive, oldest first */
+    struct call *answers[QUEUE_ANSWERS_MAX];
+    size_t n_answers;
+    struct call *spare;
+    size_t n_spare;
+    uint64_t sweep_ms;
+    uint64_t n_events;
+    int stop_seen;
+};
+
+struct queue *queue_new(struct server *server, struct cork *cork);
+/* After its thread has ended (or before it was started). */
+struct queue *queue_free(struct queue *q);
+void queue_start(struct queue *q);
+/* Ends the thread when gRPC has no more events for it, and joins it. No calls may be alive. */
+void queue_join(struct queue *q);
+
+/* Any thread: the call goes on (call_resume()) on the queue's thread. */
+void queue_push(struct queue *q, struct call *call);
+/* Any thread; seen within QUEUE_SWEEP_MS: STOPPING ends calls that would stay open for ever, CANCELING all that can be ended. */
+void queue_set_stop(struct queue *q, enum queue_stop stop);
+/* True on the thread of q. */
+bool queue_is_current(const struct queue *q);
+
+/* The queue's thread. */
+struct call *queue_take_call(struct queue *q);
+void queue_give_call(struct queue *q, struct call *call);
+void queue_answer(struct queue *q, struct call *call);
+void queue_drain(struct queue *q, struct call *woken);    /* the wake event of that call has come */

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A follower's answers to its leader's appends and heartbeats (dissertation 3.5; fast rejection: end of 3.5).
+ *
+ * Invariants
+ *   (F1) an entry is replaced only by one that conflicts with it, and never a committed one.
+ *   (F2) commit never passes what we have of this leader's log.
+ *   (F3) a leader that counts on entries we don't have proves that our log was lost: until they are here again we
+ *        neither vote nor campaign, because we could elect a leader without entries that were committed thanks to us.
+ *
+ * Thread: the raft thread.
+ */
+#include "raft/core.h"
+
+bool follow_lost_tail(const struct raft *r)
+{
+    return r->lost_tail_index > r->log.committed;
+}
+
+static void acknowledge(struct raft *r, uint64_t to, uint64_t index)
+{
+    raft_send(r, (struct raft_message){.type = RAFT_MSG_APP_RESP, .to = to, .index = index});
+}
+
+/*
+ * The hint is the largest position where the logs can still agree: not above the leader's position, and of a term not above
+ * the leader's there. It skips our whole uncommitted tail of larger terms at once.
+ */
+static void reject(struct raft *r, const struct raft_message *m)
+{
+    uint64_t last = raft_log_last(&r->log);
+    uint64_t hint_term;
+    uint64_t hint = raft_log_find_by_term(&r->log, m->index < last ? m->index : last, m->log_term, &hint_term);
+    raft_send(r, (struct raft_message){
+        .type = RAFT_MSG_APP_RESP, .to = m->from, .index = m->index, .reject = true, .reject_hint = hint, .log_term = hint_term,
+    });
+}
+
+int follow_handle_append(struct raft *r, const struct raft_message *m)
+{
+    struct raft_log *l = &r->log;
+    if (m->index < l->committed) {       /* an old message: tell it how far we are */
+        acknowledge(r, m->from, l->committed);
+        return 0;
+    }
+    if (!raft_log_matches(l, m->index, m->log_term)) {
+        reject(r, m);
+        return 0;
+    }
+    size_t known = raft_log_find_new(l, m->entries, m->n_entries);
+    if (known < m->n_entries) {
+        uint64_t from = m->entries[known].index;
+        if (from <= l->committed)                                                  /* (F1) */
+            return RAFT_E_INVALID;
+        if (from <= raft_log_last(l)) {
+            raft_pin_messages(r);
+            raft_log_truncate(l, from);
+        }
+        raft_log_append(l, m->entries + known, m->n_entries - known);
+    }
+    uint64_t last_new = m->index + m->n_entries;
+    raft_log_commit(l, m->commit < last_new ? m->commit : last_new);               /* (F2) */
+    acknowledge(r, m->from, last_new);
+    return 0;
+}
+
+int follow_handle_heartbeat(struct raft *r, const struct raft_message *m)
+{
+    if (m->commit > raft_log_last(&r->log)) {                                      /* (F3) */
+        if (r->lost_tail_index < m->commit)
+            r->lost_tail_index = m->commit;
+        return RAFT_E_LOST_TAIL;
+    }
+    raft_log_commit(&r->log, m->commit);
+    raft_send(r, (struct raft_message){.type = RAFT_MSG_HEARTBEAT_RESP, .to = m->from, .context = raft_keep_bytes(r, m->context)});
+    return 0;
+}

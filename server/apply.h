@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The apply worker: committed entries in order, their effects and the applied index in one write
+ * batch, then the answers.
+ *
+ * Thread: apply_turn() from the apply thread alone; the push functions from the raft thread.
+ */
+#pragma once
+
+#include "base/inbox.h"
+#include "raft/types.h"
+#include "server/alarm.h"
+#include "server/member.h"
+#include "server/state.h"
+#include "server/wait.h"
+#include "storage/lease.h"
+#include "storage/mvcc.h"
+
+struct apply;
+struct node;
+struct housekeeper;
+
+enum { APPLY_TURN_ENTRIES_MAX = 4096, APPLY_TURN_BYTES_MAX = 16 << 20 };
+
+struct apply_options {
+    struct db *db;
+    struct mvcc *mvcc;
+    struct lease_table *leases;
+    struct members *members;
+    struct alarms *alarms;
+    struct wait_table *wait;
+    struct server_state *state;
+    struct housekeeper *housekeeper;
+    uint64_t applied; /* what the database holds */
+    int64_t warning_duration_ns;
+};
+
+struct apply *apply_new(const struct apply_options *options);
+struct apply *apply_free(struct apply *a);
+void apply_set_node(struct apply *a, struct node *node); /* before the first turn */
+
+/* Take references. Entries must continue where the last push ended. */
+void apply_push_entries(struct apply *a, const struct raft_entry *entries, size_t n);
+/* The requests are finished with OUTCOME_OK when everything up to index is applied. */
+void apply_push_reads(struct apply *a, uint64_t index, const uint64_t *ids, size_t n);
+
+/* Negative: the store failed or an entry can't be applied; the member must stop. */
+int apply_turn(struct apply *a);
+void apply_wait(struct apply *a);
+void apply_wake(struct apply *a);

@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Checks of values against each other, in etcd's order and words (embed.Config.Validate, then what
+ * StartEtcd finds), then Cairn's own: a flag that asks for protection, or for another cluster than
+ * this one, is refused while Cairn cannot give it. And the log lines about the configuration at
+ * start.
+ *
+ * Thread: the composition root.
+ */
+#include "server/config_private.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+
+enum { ELECTION_TIMEOUT_MAX_MS = 50000, REQUEST_BYTES_RECOMMENDED = 10 << 20 };
+
+static int invalid(char **ret_error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static int invalid(char **ret_error, const char *format, ...)
+{
+    _cleanup_(buf_deinit) struct buf b = BUF_NULL;
+    va_list args;
+
+    va_start(args, format);
+    buf_vprintf(&b, format, args);
+    va_end(args);
+    *ret_error = mem_strdup(buf_cstr(&b));
+    return 1;
+}
+
+static int invalid_quoted(char **ret_error, const char *before, const char *word, const char *after)
+{
+    _cleanup_(buf_deinit) struct buf quoted = BUF_NULL;
+
+    go_quote(&quoted, word);
+    return invalid(ret_error, "%s%s%s", before, buf_cstr(&quoted), after);
+}
+
+/* ---- logging ---- */
+
+static bool is_log_file(const char *output)
+{
+    return strcmp(output, "default") != 0 && strcmp(output, "stderr") != 0 &&
+           strcmp(output, "stdout") != 0;
+}
+
+static int check_logging(const struct config *c, char **ret_error)
+{
+    enum log_level level;
+    size_t files = 0;
+
+    if (strcmp(c->logger, "capnslog") == 0)
+        return invalid(ret_error, "--logger=capnslog is removed in v3.5");
+    if (strcmp(c->logger, "zap") != 0)
+        return invalid_quoted(ret_error, "unknown logger option ", c->logger, "");
+    for (size_t i = 0; i < c->log_outputs.len; i++) {
+        if (c->log_outputs.len > 1 && strcmp(c->log_outputs.items[i], "default") == 0)
+            return invalid(ret_error, "multi logoutput for \"default\" is not supported yet");
+        files += is_log_file(c->log_outputs.items[i]);
+    }
+    if (strcmp(config_text(c, "enable-log-rotation"), "true") == 0 &&
+        (files > 1 || (c->log_outputs.len == 1 && files == 0)))
+        return invalid(
+            ret_error,
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined");
+    if (c->log_level[0] && log_level_parse(c->log_level, &level))
+        return invalid_quoted(ret_error, "unrecognized level: ", c->log_level, "");
+    if (c->log_format[0] && strcmp(c->log_format, "json") != 0 &&
+        strcmp(c->log_format, "console") != 0)
+        return invalid(ret_error, "unknown log format: %s, supported values json, console",
+                       c->log_format);
+    return 0;
+}
+
+/* ---- URLs ---- */
+
+static bool is_unix(const struct url *u)
+{
+    return strncmp(u->scheme, "unix", 4) == 0;
+}
+
+static bool is_address(const char *host)
+{
+    uint8_t address[16];
+
+    return inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
+}
+
+static int check_bind_urls(const struct url_list *urls, char **ret_error)
+{
+    for (size_t i = 0; i < urls->len; i++) {
+        const struct url *u = &urls->items[i];
+        if (!is_unix(u) && strcmp(u->host, "localhost") != 0 && !is_address(u->host))
+            return invalid(ret_error, "expected IP in URL for binding (%s)", u->text);
+        if (!u->port_valid)
+            return invalid(ret_error, "listen tcp: address %s: invalid port",
+                           strrchr(u->text, ':') + 1);
+    }
+    return 0;
+}
+
+static int check_host_urls(const struct url_list *urls, const char *flag, const char *joined,
+                           const char *wanted, char **ret_error)
+{
+    for (size_t i = 0; i < urls->len; i++) {
+        if (!is_unix(&urls->items[i]) && !urls->items[i].host[0])
+            return invalid(ret_error, "%s \"%s\" must be %s (unexpected empty host (%s))", flag,
+                           joined, wanted, urls->items[i].text);
+    }
+    return 0;
+}
+
+static int check_urls(const struct config *c, char **ret_error)
+{
+    const struct url_list *bound[] = {&c->listen_peer_urls, &c->listen_client_urls,
+                                      &c->listen_client_http_urls, &c->listen_metrics_urls};
+
+    for (size_t i = 0; i < 4; i++) {
+        if (check_bind_urls(bound[i], ret_error))
+            return 1;
+    }
+    if (check_host_urls(&c->initial_advertise_peer_urls, "--initial-advertise-peer-urls",
+                        config_text(c, "initial-advertise-peer-urls"), "\"host:port\"", ret_error))
+        return 1;
+    return check_host_urls(
+        &c->advertise_client_urls, "--advertise-client-urls",
+        config_text(c, "advertise-client-urls"),
+        "in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\"",
+        ret_error);
+}
+
+/* ---- cluster and discovery ---- */
+
+static int check_discovery(const struct config *c, char **ret_error)
+{
+    const char *endpoints = config_text(c, "discovery-endpoints"),
+               *srv = config_text(c, "discovery-srv");
+    struct string_list list;
+    int r = 0;
+
+    if (strcmp(config_text(c, "discovery-fallback"), "proxy") == 0)
+        return invalid(
+            ret_error,
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"");
+    if ((c->initial_cluster[0] != 0) + (srv[0] != 0) + (endpoints[0] != 0) > 1)
+        return invalid(ret_error,
+                       "multiple discovery or bootstrap flags are set. Choose one of "
+                       "\"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"");
+    if (!config_text(c, "discovery-token")[0] != !endpoints[0])
+        return invalid(ret_error, "both --discovery-token and --discovery-endpoints must be set");
+    if (!endpoints[0])
+        return 0;
+    string_list_split(endpoints, false, &list);
+    for (size_t i = 0; i < list.len && r == 0; i++) {
+        if (strspn(list.items[i], " \t\r\n") == strlen(list.items[i]))
+            r = invalid(ret_error, "--discovery-endpoints must not contain empty endpoints");
+    }
+    string_list_deinit(&list);
+    return r;
+}
+
+static int check_timing(const struct config *c, char **ret_error)
+{
+    const char *heartbeat = config_text(c, "heartbeat-interval"),
+               *election = config_text(c, "election-timeout");
+
+    if (c->heartbeat_interval_ms == 0)
+        return invalid(ret_error, "--heartbeat-interval must be >0 (set to %sms)", heartbeat);
+    if (c->election_timeout_ms == 0)
+        return invalid(ret_error, "--election-timeout must be >0 (set to %sms)", election);
+    if (5 * (uint64_t)c->heartbeat_interval_ms > c->election_timeout_ms)
+        return invalid(
+            ret_error,
+            "--election-timeout[%sms] should be at least as 5 times as --heartbeat-interval[%sms]",
+            election, heartbeat);
+    if (c->election_timeout_ms > ELECTION_TIMEOUT_MAX_MS)
+        return invalid(ret_error,
+                       "--election-timeout[%sms] is too long, and should be set less than %dms",
+                       election, ELECTION_TIMEOUT_MAX_MS);
+    return 0;
+}
+
+static int check_compaction(const struct config *c, char **ret_error)
+{
+    if (!c->auto_compaction_mode[0])
+        return invalid(ret_error, "undefined auto-compaction-mode");
+    if (strcmp(c->auto_compaction_mode, "periodic") != 0 &&
+        strcmp(c->auto_compaction_mode, "revision") != 0)
+        return invalid_quoted(ret_error, "unknown auto-compaction-mode ", c->auto_compaction_mode,
+                              "");
+    return 0;
+}
+
+static int check_retention(const struct config *c, char **ret_error)
+{
+    const char *text = c->auto_compaction_retention;
+    _cleanup_(mem_freep) char *error = NULL;
+    size_t sign = *text == '+';
+    int64_t v;
+
+    if (text[sign] && strspn(text + sign, "0123456789") == strlen(text + sign))
+        return 0;
+    if (go_duration_parse(text, &v, &error))
+        return invalid(ret_error, "error parsing CompactionRetention: %s", error);
+    return 0;
+}
+
+static int check_features(const struct config *c, char **ret_error)
+{
+    int64_t rate, hash_check_ns;
+
+    check(go_int_parse(config_text(c, "distributed-tracing-sampling-rate"), &rate) == 0);
+    if (strcmp(config_text(c, "enable-distributed-tracing"), "true") == 0 &&
+        (rate < 0 || rate > 1000000))
+        return invalid(
+            ret_error,
+            "distributed tracing configurition is not valid: (tracing sampling rate must be %s)",
+            rate < 0 ? "positive" : "less than 1000000");
+    if (config_gate_enabled(c->extra, "LeaseCheckpointPersist") &&
+        !config_gate_enabled(c->extra, "LeaseCheckpoint"))
+        return invalid(ret_error, "enabling feature gate LeaseCheckpointPersist requires enabling "
+                                  "feature gate LeaseCheckpoint");
+    check(go_duration_parse(config_text(c, "compact-hash-check-time"), &hash_check_ns, NULL) == 0);
+    if (hash_check_ns <= 0)
+        return invalid(ret_error, "--compact-hash-check-time must be >0 (set to %s)",
+                       config_text(c, "compact-hash-check-time"));
+    return 0;
+}
+
+/* 0: the default, -1: no version. */
+static int tls_version(const char *text)
+{
+    return !*text ? 0 : strcmp(text, "TLS1.2") == 0 ? 12 : strcmp(text, "TLS1.3") == 0 ? 13 : -1;
+}
+
+static int check_tls(const struct config *c, char **ret_error)
+{
+    const char *min = config_text(c, "tls-min-version"), *max = config_text(c, "tls-max-version");
+
+    if (tls_version(min) < 0 || tls_version(max) < 0)
+        return invalid_quoted(ret_error, "unexpected TLS version ",
+                              tls_version(min) < 0 ? min : max,
+                              " (must be one of: TLS1.2, TLS1.3)");
+    if (tls_version(max) && tls_version(min) > tls_version(max))
+        return invalid(ret_error, "min version (%s) is greater than max version (%s)", min, max);
+    if (tls_version(min) == 13 && config_text(c, "cipher-suites")[0])
+        return invalid(ret_error, "cipher suites cannot be configured when only TLS1.3 is enabled");
+    return 0;
+}
+
+/* ---- Cairn's own ---- */
+
+static int refuse_flags(const struct config *c, char **ret_error)
+{
+    for (size_t i = 0; i < config_flags_len; i++) {
+        const struct flag *flag = &config_flags[i];
+        if (flag->effect == EFFECT_REFUSED && strcmp(c->extra->texts[i], flag->default_text) != 0)
+            return invalid(
+                ret_error,
+                "--%s is not supported by Cairn %s yet; refusing to start without what it asks for",
+                flag->name, CAIRN_VERSION);
+    }
+    if (strcmp(config_text(c, "auth-token"), "jwt") == 0 ||
+        strncmp(config_text(c, "auth-token"), "jwt,", 4) == 0)
+        return invalid(ret_error, "--auth-token=jwt is not supported by Cairn %s yet",
+                       CAIRN_VERSION);
+    if (strcmp(config_text(c, "auth-token"), "simple") != 0)
+        return invalid(ret_error, "auth: invalid auth options");
+    return 0;
+}
+
+static int refuse_secure_listeners(const struct config *c, char **ret_error)
+{
+    const struct url_list *bound[] = {&c->listen_client_urls, &c->listen_client_http_urls,
+                                      &c->listen_peer_urls, &c->listen_metrics_urls};
+    static const char *const what[] = {"client", "client", "peer", "metrics"};
+
+    for (size_t i = 0; i < 4; i++) {
+        for (size_t j = 0; j < bound[i]->len; j++) {
+            const struct url *u = &bound[i]->items[j];
+            if (strcmp(u->scheme, "https") == 0 || strcmp(u->scheme, "unixs") == 0)
+                return invalid(
+                    ret_error,
+                    "TLS is not supported by Cairn %s yet; refusing to listen on %s url %s",
+                    CAIRN_VERSION, what[i], u->text);
+        }
+    }
+    return 0;
+}
+
+/* The name of entry i of --initial-cluster; *ret_url is what follows its "=". */
+static char *cluster_entry(const char *entry, const char **ret_url)
+{
+    const char *equals = strchr(entry, '=');
+
+    *ret_url = equals ? equals + 1 : entry + strlen(entry);
+    return mem_strndup(entry, equals ? (size_t)(equals - entry) : strlen(entry));
+}
+
+static int refuse_other_members(const struct config *c, char **ret_error)
+{
+    struct string_list entries;
+    int r = 0;
+
+    string_list_split(c->initial_cluster, false, &entries);
+    _cleanup_(mem_freep) char *first = NULL;
+    for (size_t i = 0; i < entries.len && r == 0; i++) {
+        const char *url;
+        char *name = entries.items[i][0] ? cluster_entry(entries.items[i], &url) : NULL;
+        if (name && first && strcmp(name, first) != 0)
+            r = invalid(
+                ret_error,
+                "--initial-cluster with more than one member is not supported by Cairn %s yet (%s)",
+                CAIRN_VERSION, c->initial_cluster);
+        if (first)
+            free(name);
+        else
+            first = name;
+    }
+    string_list_deinit(&entries);
+    if (r == 0 && strcmp(c->initial_cluster_state, "existing") == 0)
+        r = invalid(ret_error, "--initial-cluster-state=existing is not supported by Cairn %s yet",
+                    CAIRN_VERSION);
+    return r;
+}
+
+static int check_etcd(const struct config *c, char **ret_error)
+{
+    if (check_logging(c, ret_error) || check_urls(c, ret_error) || check_discovery(c, ret_error) ||
+        check_timing(c, ret_error))
+        return 1;
+    if (c->listen_client_urls.len > 0 && c->advertise_client_urls.len == 0)
+        return invalid(
+            ret_error,
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly");
+    if (check_compaction(c, ret_error) || check_features(c, ret_error) || check_tls(c, ret_error))
+        return 1;
+    return check_retention(c, ret_error);
+}
+
+int config_validate(const struct config *config, char **ret_error)
+{
+    if (check_etcd(config, ret_error) || refuse_flags(config, ret_error) ||
+        refuse_secure_listeners(config, ret_error))
+        return 1;
+    return refuse_other_members(config, ret_error);
+}
+
+/* ---- the first start ---- */
+
+/* The URLs that --initial-cluster gives to this member; outcome 1 with etcd's text. An empty list:
+ * it is not there. */
+static int local_urls(const struct config *c, struct url_list *ret, char **ret_error)
+{
+    _cleanup_(buf_deinit) struct buf b = BUF_NULL;
+    _cleanup_(mem_freep) char *error = NULL;
+    struct string_list entries;
+
+    string_list_split(c->initial_cluster, false, &entries);
+    for (size_t i = 0; i < entries.len; i++) {
+        const char *url;
+        _cleanup_(mem_freep) char *name = cluster_entry(entries.items[i], &url);
+        if (entries.items[i][0] && strcmp(name, c->name) == 0)
+            buf_printf(&b, "%s%s", b.len ? "," : "", *url ? url : " ");
+    }
+    string_list_deinit(&entries);
+    *ret = (struct url_list){NULL, 0};
+    if (b.len > 0 && url_list_parse(buf_cstr(&b), ret, &error))
+        return invalid(ret_error, "error setting up initial cluster: %s", error);
+    return 0;
+}
+
+static const char *missing_url(const struct url_list *wanted, const struct url_list *there)
+{
+    for (size_t i = 0; i < wanted->len; i++) {
+        size_t j = 0;
+        while (j < there->len && strcmp(wanted->items[i].text, there->items[j].text) != 0)
+            j++;
+        if (j == there->len)
+            return wanted->items[i].text;
+    }
+    return NULL;
+}
+
+int config_check_bootstrap(const struct config *config, char **ret_error)
+{
+    struct url_list urls;
+
+    if (local_urls(config, &urls, ret_error))
+        return 1;
+    const char *extra = missing_url(&urls, &config->initial_advertise_peer_urls);
+    const char *missing = missing_url(&config->initial_advertise_peer_urls, &urls);
+    const char *advertised = config_text(config, "initial-advertise-peer-urls");
+    int r = 0;
+    if (urls.len == 0)
+        r = invalid_quoted(ret_error, "couldn't find local name ", config->name,
+                           " in the initial cluster configuration");
+    else if (extra)
+        r = invalid(ret_error,
+                    "--initial-cluster has %s=%s but missing from --initial-advertise-peer-urls=%s "
+                    "(resolved urls: \"%s\" != \"%s\")",
+                    config->name, extra, advertised,
+                    config->initial_advertise_peer_urls.items[0].text, urls.items[0].text);
+    else if (missing)
+        r = invalid(ret_error,
+                    "--initial-advertise-peer-urls has %s but missing from --initial-cluster=%s=%s",
+                    missing, config->name, advertised);
+    url_list_deinit(&urls);
+    return r;
+}
+
+/* ---- log lines at start ---- */
+
+static void log_effects(const struct config_extra *x)
+{
+    for (size_t i = 0; i < config_flags_len; i++) {
+        const struct flag *flag = &config_flags[i];
+        if (!x->is_set[i] || strcmp(x->texts[i], flag->default_text) == 0)
+            continue;
+        _cleanup_(mem_freep) char *name = mem_printf("--%s", flag->name);
+        if (flag->effect == EFFECT_NOT_YET)
+            log_warn("flag has no effect yet", LOG_STR("flag", name),
+                     LOG_STR("value", x->texts[i]));
+        else if (flag->effect == EFFECT_NONE)
+            log_warn("flag has no effect in Cairn", LOG_STR("flag", name),
+                     LOG_STR("value", x->texts[i]));
+    }
+}
+
+static void log_deprecated(const struct config *c)
+{
+    if (config_is_set(c, "max-snapshots"))
+        log_warn("--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.");
+    if (config_is_set(c, "v2-deprecation"))
+        log_warn("--v2-deprecation is deprecated and scheduled for removal in v3.8. The default "
+                 "value is enforced, ignoring user input.");
+}
+
+void config_log_warnings(const struct config *config)
+{
+    const struct config_extra *x = config->extra;
+
+    if (config->listen_client_http_urls.len == 0)
+        log_warn(
+            "Running http and grpc server on single port. This is not recommended for production.");
+    if (strcmp(config->name, "default") == 0)
+        log_warn("it isn't recommended to use default name, please set a value for --name. Note "
+                 "that etcd might run into issue when multiple members have the same default name",
+                 LOG_STR("name", config->name));
+    if (x->file[0])
+        log_info("loaded server configuration, other configuration command line flags and "
+                 "environment variables will be ignored if provided",
+                 LOG_STR("path", x->file));
+    log_deprecated(config);
+    log_info("Running: ", LOG_STRS("args", (const char *const *)x->args, x->n_args));
+    if (x->default_host)
+        log_info("detected default host for advertise", LOG_STR("host", x->default_host));
+    if (x->data_dir_derived)
+        log_warn("'data-dir' was empty; using default", LOG_STR("data-dir", config->data_dir));
+    if (config->max_request_bytes > REQUEST_BYTES_RECOMMENDED)
+        log_warn("exceeded recommended request limit",
+                 LOG_U64("max-request-bytes", config->max_request_bytes),
+                 LOG_U64("recommended-request-bytes", REQUEST_BYTES_RECOMMENDED));
+    for (size_t i = 0; i < x->n_notes; i++)
+        log_warn(x->notes[i].text, LOG_STR("name", x->notes[i].name),
+                 LOG_STR("value", x->notes[i].value));
+    log_effects(x);
+}

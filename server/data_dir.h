@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The data directory: who may use it and where things lie in it.
+ *
+ *   DIR/             0700
+ *     LOCK           held for the life of the process
+ *     member/wal/    the raft log (or --wal-dir)
+ *     member/db/     the database
+ */
+#pragma once
+
+#include "base/bytes.h"
+
+struct data_dir {
+    char *path;
+    char *wal;
+    char *db;
+    struct file *lock;
+};
+
+/* Makes and locks it. Outcome 1: refused, the reason is logged (in use by another process, lax
+ * permissions, an etcd data directory). */
+int data_dir_open(struct data_dir **ret, const char *path, const char *wal_path);
+struct data_dir *data_dir_close(struct data_dir *d);

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The housekeeper (see housekeeper.h).
+ *
+ * Invariants:
+ *   (I1) the log is released only up to an applied index read before a flush that succeeded.
+ *   (I2) compaction goes in bounded steps, and between two of them the configured pause lets others
+ *        at the disk.
+ *
+ * Thread: housekeeper.
+ */
+#include "server/housekeeper.h"
+
+#include <pthread.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/failpoint.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "server/node.h"
+#include "server/server_metrics.h"
+
+struct awaiting {
+    struct awaiting *next;
+    struct request *request;
+    int64_t revision;
+};
+
+struct housekeeper {
+    struct housekeeper_options o;
+    struct node *node;
+    pthread_t thread;
+    bool started;
+
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool stop;
+    bool woken;
+    struct awaiting *awaiting;
+
+    _Atomic uint64_t written_entries; /* since the last flush */
+    _Atomic uint64_t written_bytes;
+    _Atomic uint64_t used_bytes;
+    bool compacting; /* there may be more to do */
+    uint64_t next_tick_ms;
+};
+
+struct housekeeper *housekeeper_new(const struct housekeeper_options *options)
+{
+    struct housekeeper *h = mem_new(struct housekeeper);
+    pthread_condattr_t attr;
+
+    h->o = *options;
+    h->compacting = true; /* one that a restart interrupted */
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&h->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return h;
+}
+
+void housekeeper_wake(struct housekeeper *h)
+{
+    pthread_mutex_lock(&h->lock);
+    h->woken = true;
+    pthread_cond_signal(&h->cond);
+    pthread_mutex_unlock(&h->lock);
+}
+
+void housekeeper_await_compaction(struct housekeeper *h, struct request *request, int64_t revision)
+{
+    struct awaiting *a = mem_new(struct awaiting);
+
+    a->request = request;
+    a->revision = revision;
+    pthread_mutex_lock(&h->lock);
+    a->next = h->awaiting;
+    h->awaiting = a;
+    h->woken = true;
+    pthread_cond_signal(&h->cond);
+    pthread_mutex_unlock(&h->lock);
+}
+
+void housekeeper_note_written(struct housekeeper *h, uint64_t entries, uint64_t bytes)
+{
+    uint64_t e =
+        atomic_fetch_add_explicit(&h->written_entries, entries, memory_order_relaxed) + entries;
+    uint64_t b = atomic_fetch_add_explicit(&h->written_bytes, bytes, memory_order_relaxed) + bytes;
+
+    if ((e >= FLUSH_ENTRIES_MAX && e - entries < FLUSH_ENTRIES_MAX) ||
+        (b >= FLUSH_BYTES_MAX && b - bytes < FLUSH_BYTES_MAX))
+        housekeeper_wake(h);
+}
+
+uint64_t housekeeper_used_bytes(const struct housekeeper *h)
+{
+    return atomic_load_explicit(&h->used_bytes, memory_order_relaxed);
+}
+
+/* Finishes those whose compaction is done (all of them with stopped when stopping). */
+static void answer_awaiting(struct housekeeper *h, int64_t finished, bool stopping)
+{
+    struct awaiting *done = NULL, **p;
+
+    pthread_mutex_lock(&h->lock);
+    for (p = &h->awaiting; *p;) {
+        struct awaiting *a = *p;
+        if (a->revision > finished && !stopping) {
+            p = &a->next;
+            continue;
+        }
+        *p = a->next;
+        a->next = done;
+        done = a;
+    }
+    pthread_mutex_unlock(&h->lock);
+    while (done) {
+        struct awaiting *a = done;
+        done = a->next;
+        a->request->finish(a->request, a->revision <= finished ? OUTCOME_OK : OUTCOME_STOPPED);
+        free(a);
+    }
+}
+
+static void compact(struct housekeeper *h)
+{
+    int64_t finished = -1;
+    bool done;
+    int r = mvcc_compact_step(h->o.mvcc, &done, &finished);
+
+    if (r < 0)
+        server_fatal("physical compaction failed", r);
+    h->compacting = !done;
+    answer_awaiting(h, finished, false);
+}
+
+/* (I1) */
+static void flush(struct housekeeper *h)
+{
+    uint64_t applied = atomic_load_explicit(&h->o.state->applied, memory_order_acquire);
+    uint64_t start = clock_mono_ns();
+    int r;
+
+    atomic_store_explicit(&h->written_entries, 0, memory_order_relaxed);
+    atomic_store_explicit(&h->written_bytes, 0, memory_order_relaxed);
+    r = db_flush(h->o.db);
+    if (r < 0)
+        server_fatal("could not flush the database", r);
+    if (applied > h->o.catchup_entries)
+        node_release(h->node, applied - h->o.catchup_entries);
+    log_debug("flushed the database", LOG_U64("applied-index", applied),
+              LOG_DURATION("took", clock_mono_ns() - start));
+}
+
+static bool flush_due(const struct housekeeper *h)
+{
+    return atomic_load_explicit(&h->written_entries, memory_order_relaxed) >= FLUSH_ENTRIES_MAX ||
+           atomic_load_explicit(&h->written_bytes, memory_order_relaxed) >= FLUSH_BYTES_MAX;
+}
+
+static void tick(struct housekeeper *h, uint64_t now_ms)
+{
+    uint64_t disk = db_disk_bytes(h->o.db) + db_unflushed_bytes(h->o.db);
+    uint64_t used = db_used_bytes(h->o.db);
+
+    h->next_tick_ms = now_ms + HOUSEKEEPER_TICK_MS;
+    atomic_store_explicit(&h->used_bytes, used, memory_order_relaxed);
+    metric_set(&metric_db_total_size, (double)disk);
+    metric_set(&metric_db_size_in_use, (double)used);
+    h->o.tick(h->o.arg);
+}
+
+/* Sleeps until woken, the next tick, or (while compacting) for the pause between two steps. False:
+ * stop. */
+static bool rest(struct housekeeper *h)
+{
+    uint64_t now_ns = clock_mono_ns();
+    uint64_t until_ns = h->next_tick_ms * UINT64_C(1000000);
+    struct timespec ts;
+    bool stop;
+
+    if (h->compacting && now_ns + (uint64_t)h->o.compaction_sleep_ns < until_ns)
+        until_ns = now_ns + (uint64_t)h->o.compaction_sleep_ns;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    uint64_t ts_ns = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec +
+                     (until_ns > now_ns ? until_ns - now_ns : 0);
+    ts = (struct timespec){.tv_sec = (time_t)(ts_ns / 1000000000),
+                           .tv_nsec = (long)(ts_ns % 1000000000)};
+    pthread_mutex_lock(&h->lock);
+    while (!h->stop && !h->woken && pthread_cond_timedwait(&h->cond, &h->lock, &ts) == 0)
+        ;
+    h->compacting = h->compacting || h->woken;
+    h->woken = false;
+    stop = h->stop;
+    pthread_mutex_unlock(&h->lock);
+    return !stop;
+}
+
+static void *run(void *arg)
+{
+    struct housekeeper *h = arg;
+
+    pthread_setname_np(pthread_self(), "housekeeper");
+    while (rest(h)) {
+        uint64_t now_ms = clock_mono_ms();
+        if (h->compacting)
+            compact(h);
+        if (flush_due(h))
+            flush(h);
+        if (now_ms >= h->next_tick_ms)
+            tick(h, now_ms);
+    }
+    return NULL;
+}
+
+int housekeeper_start(struct housekeeper *h, struct node *node)
+{
+    int r;
+
+    h->node = node;
+    r = pthread_create(&h->thread, NULL, run, h);
+    h->started = r == 0;
+    return r == 0 ? 0 : err_origin(-r);
+}
+
+void housekeeper_stop(struct housekeeper *h)
+{
+    if (!h->started)
+        return;
+    pthread_mutex_lock(&h->lock);
+    h->stop = true;
+    pthread_cond_signal(&h->cond);
+    pthread_mutex_unlock(&h->lock);
+    pthread_join(h->thread, NULL);
+    h->started = false;
+    answer_awaiting(h, -1, true);
+}
+
+struct housekeeper *housekeeper_free(struct housekeeper *h)
+{
+    if (!h)
+        return NULL;
+    check(!h->started && !h->awaiting);
+    pthread_cond_destroy(&h->cond);
+    pthread_mutex_destroy(&h->lock);
+    free(h);
+    return NULL;
+}

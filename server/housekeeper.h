@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Everything that is not a request's path and may take its time: physical compaction in bounded
+ * steps, flushing the database so that the log can be cut, watching sizes, and the member's own
+ * proposals (publish, cluster version, alarms).
+ *
+ * Thread: its own; the functions below from any.
+ */
+#pragma once
+
+#include "server/request.h"
+#include "server/state.h"
+#include "storage/mvcc.h"
+
+struct housekeeper;
+struct node;
+
+enum { FLUSH_ENTRIES_MAX = 50000, FLUSH_BYTES_MAX = 64 << 20, HOUSEKEEPER_TICK_MS = 100 };
+
+struct housekeeper_options {
+    struct db *db;
+    struct mvcc *mvcc;
+    struct server_state *state;
+    uint64_t applied; /* durable in the database at start */
+    uint64_t catchup_entries;
+    int64_t compaction_sleep_ns;
+    void (*tick)(void *arg); /* called on the housekeeper's thread every HOUSEKEEPER_TICK_MS */
+    void *arg;
+};
+
+struct housekeeper *housekeeper_new(const struct housekeeper_options *options);
+int housekeeper_start(struct housekeeper *h, struct node *node);
+/* Joins the thread; requests that wait for a compaction are finished with OUTCOME_STOPPED. */
+void housekeeper_stop(struct housekeeper *h);
+struct housekeeper *housekeeper_free(struct housekeeper *h);
+
+void housekeeper_wake(struct housekeeper *h);
+/* Finishes request with OUTCOME_OK when the compaction at revision is physically done. Takes the
+ * request. */
+void housekeeper_await_compaction(struct housekeeper *h, struct request *request, int64_t revision);
+/* The apply worker reports how much it wrote; starts a flush when a replay would take too long. */
+void housekeeper_note_written(struct housekeeper *h, uint64_t entries, uint64_t bytes);
+/* Bytes that the quota counts; refreshed every tick. */
+uint64_t housekeeper_used_bytes(const struct housekeeper *h);

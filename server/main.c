@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cairn: parse, open, start, wait for a signal, stop in reverse.
+ *
+ * Thread: main. All signals that end the process are blocked everywhere and taken here.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "base/failpoint.h"
+#include "base/log.h"
+#include "server/config.h"
+#include "server/server.h"
+
+enum { GRACE_MS = 10000, READY_POLL_MS = 50 };
+
+static sigset_t end_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    return set;
+}
+
+static int setup_logging(const struct config *config)
+{
+    struct log_options options = {.outputs = (const char *const *)config->log_outputs.items,
+                                  .n_outputs = config->log_outputs.len};
+    char *error = NULL;
+
+    if (log_level_parse(config->log_level, &options.level) != 0) {
+        fprintf(stderr, "unrecognized level: \"%s\"\n", config->log_level);
+        return 1;
+    }
+    options.format =
+        strcmp(config->log_format, "console") == 0 ? LOG_FORMAT_CONSOLE : LOG_FORMAT_JSON;
+    if (log_setup(&options, &error) != 0) {
+        fprintf(stderr, "%s\n", error);
+        free(error);
+        return 1;
+    }
+    return 0;
+}
+
+/* The signal that came, or 0. */
+static int pending_signal(void)
+{
+    sigset_t set = end_signals();
+    struct timespec now = {0};
+    int signal = sigtimedwait(&set, NULL, &now);
+
+    return signal > 0 ? signal : 0;
+}
+
+static int wait_signal(void)
+{
+    sigset_t set = end_signals();
+    int signal;
+
+    while (sigwait(&set, &signal) != 0)
+        ;
+    return signal;
+}
+
+static int serve(struct server *server)
+{
+    struct api *api = NULL;
+    int signal = 0;
+
+    while (!server_wait_ready(server, READY_POLL_MS) && !(signal = pending_signal()))
+        ;
+    if (!signal) {
+        if (api_start(&api, server) != 0)
+            return -1;
+        log_info("ready to serve client requests");
+        (void)sd_notify(0, "READY=1");
+        signal = wait_signal();
+    }
+    log_info("received signal; shutting down",
+             LOG_STR("signal", signal == SIGTERM ? "terminated" : "interrupt"));
+    (void)sd_notify(0, "STOPPING=1");
+    if (api)
+        api_stop(api, GRACE_MS);
+    server_drain(server);
+    api_free(api);
+    return signal;
+}
+
+/* Ends as etcd does: by the signal itself, so that a supervisor sees what happened. */
+static int end_by(int signal)
+{
+    sigset_t set = end_signals();
+
+    if (getpid() == 1)
+        return 0;
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    raise(signal);
+    return 128 + signal;
+}
+
+static int run(const struct config *config)
+{
+    struct server *server;
+    int signal;
+
+    log_info("starting an etcd-compatible server", LOG_STR("cairn-version", CAIRN_VERSION),
+             LOG_STR("etcd-version", SERVER_COMPATIBLE_VERSION), LOG_STR("name", config->name),
+             LOG_STR("data-dir", config->data_dir));
+    config_log_warnings(config);
+    if (failpoint_start() < 0) {
+        log_fatal("can't serve the failpoints");
+        return 1;
+    }
+    if (server_start(&server, config) != 0) {
+        log_fatal("could not start the server");
+        return 1;
+    }
+    signal = serve(server);
+    server_stop(server);
+    failpoint_stop();
+    return signal > 0 ? end_by(signal) : 1;
+}
+
+int main(int argc, char **argv)
+{
+    sigset_t set = end_signals();
+    struct config config;
+    char *error = NULL;
+    int exit_code;
+
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    if (config_parse(argc, argv, environ, &config, &exit_code) == CONFIG_EXIT)
+        return exit_code;
+    exit_code = setup_logging(&config);
+    if (exit_code == 0 && config_validate(&config, &error) != 0) {
+        log_fatal("failed to verify flags", LOG_STR("error", error));
+        free(error);
+        exit_code = 1;
+    }
+    if (exit_code == 0)
+        exit_code = run(&config);
+    config_deinit(&config);
+    return exit_code;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A request under way: one object, finished exactly once.
+ *
+ *   made by api/ -> server_submit() -> waiting in the wait table -> finish(): result, time-out,
+ *                                          |                        stop or refusal
+ *                                          +-> server_cancel(): the client went away; finish() is
+ *                                              then never called
+ *
+ * The object belongs to its maker. Between submit and finish (or a successful cancel) it must not be
+ * freed. finish() may run on any thread, also inside server_submit(); it must not block: api/call.c
+ * only hands the call to its own queue.
+ *
+ * The server's own limit (5 s + 2 x election timeout) is kept here; a client's shorter deadline is
+ * gRPC's business, which then cancels.
+ */
+#pragma once
+
+#include "base/bytes.h"
+#include "base/list.h"
+#include "server/outcome.h"
+
+enum request_kind {
+    REQUEST_PUT,
+    REQUEST_DELETE_RANGE,
+    REQUEST_TXN,
+    REQUEST_COMPACT,
+    REQUEST_LEASE_GRANT,
+    REQUEST_LEASE_REVOKE,
+    REQUEST_ALARM,
+    REQUEST_CLUSTER_VERSION_SET,
+    REQUEST_MEMBER_ATTR_SET,
+    REQUEST_READ_INDEX, /* no entry: waits until a linearizable read may run */
+    REQUEST_KIND_COUNT
+};
+
+/* What the caller shows about itself; empty when it shows nothing. Borrowed until finish(). */
+struct credentials {
+    struct bytes token;
+    struct bytes certificate_name;
+};
+
+struct request {
+    enum request_kind kind;
+    struct bytes
+        payload; /* the encoded request message (PutRequest and so on); borrowed until finish() */
+    struct credentials credentials;
+    bool physical; /* COMPACT: answer when the deletion is done */
+    void (*finish)(struct request *request, enum outcome outcome);
+
+    /* The result. */
+    struct buf
+        response; /* the encoded response message; the finisher fills it, the maker frees it */
+
+    /* The wait table's own. */
+    uint64_t id;
+    struct request *wait_next;
+    struct list wait_link;
+    uint64_t expires_ms;
+};

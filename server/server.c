@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The server: opens everything in order, runs the workers' threads, and takes all of it down in
+ * reverse.
+ *
+ *   start   directory and lock -> database -> state -> log -> raft -> workers -> own proposals
+ *   stop    no new requests, waiters answered -> housekeeper -> raft thread -> apply thread -> flush
+ *           -> log marked clean -> database
+ *
+ * A worker's error ends the process at once (server_fatal): after a failed write nothing in memory
+ * may be trusted.
+ *
+ * Thread: the composition root's; node_run and apply_run are the threads around the turns.
+ */
+#include <stdio.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "server/bootstrap.h"
+#include "server/quota.h"
+#include "server/server_metrics.h"
+#include "server/server_private.h"
+
+enum { OWN_RETRY_MS = 1000 };
+
+_Noreturn void server_fatal(const char *what, int error)
+{
+    log_fatal("the member can't go on", LOG_STR("cause", what), LOG_ERRNO("error", error));
+    abort();
+}
+
+/* ---- the threads around the turns ---- */
+
+static void *node_run(void *arg)
+{
+    struct server *s = arg;
+
+    pthread_setname_np(pthread_self(), "raft");
+    while (!atomic_load_explicit(&s->workers_stop, memory_order_acquire)) {
+        int r = node_turn(s->node, clock_mono_ms());
+        if (r < 0)
+            server_fatal("the raft log can't be written", r);
+        node_wait(s->node);
+    }
+    return NULL;
+}
+
+static void *apply_run(void *arg)
+{
+    struct server *s = arg;
+    bool stop;
+
+    pthread_setname_np(pthread_self(), "apply");
+    do {
+        stop = atomic_load_explicit(&s->workers_stop, memory_order_acquire);
+        int r = apply_turn(s->apply);
+        if (r < 0)
+            server_fatal("a committed entry can't be applied", r);
+        if (!stop)
+            apply_wait(s->apply);
+    } while (!stop);
+    return NULL;
+}
+
+/* ---- the member's own proposals ---- */
+
+static void own_finish(struct request *request, enum outcome outcome)
+{
+    struct own_proposal *own = container_of(request, struct own_proposal, request);
+    struct server *s = own->server;
+
+    buf_deinit(&request->response);
+    own->retry_ms = clock_mono_ms() + OWN_RETRY_MS;
+    atomic_store(&own->done, outcome == OUTCOME_OK);
+    if (own == &s->publish && outcome == OUTCOME_OK) {
+        log_info("published local member to cluster through raft",
+                 LOG_ID("local-member-id", s->state.member_id),
+                 LOG_ID("cluster-id", s->state.cluster_id));
+        pthread_mutex_lock(&s->ready_lock);
+        s->ready = true;
+        pthread_cond_broadcast(&s->ready_cond);
+        pthread_mutex_unlock(&s->ready_lock);
+    }
+    atomic_store(&own->under_way, false);
+}
+
+static void own_submit(struct own_proposal *own)
+{
+    if (atomic_load(&own->done) || atomic_load(&own->under_way) || clock_mono_ms() < own->retry_ms)
+        return;
+    atomic_store(&own->under_way, true);
+    own->request.payload = buf_bytes(&own->payload);
+    server_submit(own->server, &own->request);
+}
+
+static void own_init(struct own_proposal *own, struct server *s, enum request_kind kind, bool done)
+{
+    own->server = s;
+    own->request = (struct request){.kind = kind, .finish = own_finish};
+    atomic_init(&own->done, done);
+}
+
+static void own_proposals_init(struct server *s)
+{
+    char version[16];
+    size_t mark;
+
+    members_cluster_version(s->members, version);
+    own_init(&s->publish, s, REQUEST_MEMBER_ATTR_SET, false);
+    encode_u64(&s->publish.payload, 1, s->state.member_id);
+    mark = encode_begin(&s->publish.payload, 2);
+    encode_bytes(&s->publish.payload, 1, bytes_str(s->config->name));
+    for (size_t i = 0; i < s->config->advertise_client_urls.len; i++)
+        encode_present_bytes(&s->publish.payload, 2,
+                             bytes_str(s->config->advertise_client_urls.items[i].text));
+    encode_end(&s->publish.payload, mark);
+
+    own_init(&s->set_version, s, REQUEST_CLUSTER_VERSION_SET, version[0] != '\0');
+    encode_bytes(&s->set_version.payload, 1, bytes_str(SERVER_CLUSTER_VERSION));
+
+    own_init(&s->raise_alarm, s, REQUEST_ALARM, true);
+    encode_u64(&s->raise_alarm.payload, 1, ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE);
+    encode_u64(&s->raise_alarm.payload, 2, s->state.member_id);
+    encode_u64(&s->raise_alarm.payload, 3, ETCDSERVERPB__ALARM_TYPE__NOSPACE);
+}
+
+static enum outcome timeout_outcome(void *arg, const struct request *request)
+{
+    struct server *s = arg;
+    uint64_t since = atomic_load(&s->state.leader_since_ms);
+    uint64_t started = request->expires_ms - s->state.request_timeout_ms;
+
+    if (request->kind != REQUEST_READ_INDEX)
+        metric_add(&metric_proposals_failed, 1);
+    if (since > started && started + 2 * s->state.election_timeout_ms > since)
+        return OUTCOME_TIMEOUT_LEADER_FAILURE;
+    return OUTCOME_TIMEOUT;
+}
+
+static void server_tick(void *arg)
+{
+    struct server *s = arg;
+
+    wait_expire(&s->wait, clock_mono_ms(), timeout_outcome, s);
+    own_submit(&s->publish);
+    own_submit(&s->set_version);
+    own_submit(&s->raise_alarm);
+}
+
+/* ---- start ---- */
+
+/* etcd's smallest lease: one and a half election timeouts in ticks, rounded up to seconds. */
+static int64_t lease_ttl_min_s(const struct config *config)
+{
+    uint64_t ticks = config->election_timeout_ms / config->heartbeat_interval_ms;
+    uint64_t ms = 3 * ticks / 2 * config->heartbeat_interval_ms;
+
+    return (int64_t)((ms + 999) / 1000);
+}
+
+static int open_database(struct server *s)
+{
+    struct db_options options = {.path = s->data_dir->db, .prefix_len = schema_prefix_len};
+    char *error = NULL;
+    int r = db_open(&s->db, &options, &error);
+
+    if (r == DB_E_CORRUPT) {
+        log_error("the database is corrupt or not ours", LOG_STR("path", s->data_dir->db),
+                  LOG_STR("error", error));
+        free(error);
+        return 1;
+    }
+    return r;
+}
+
+static int open_state(struct server *s)
+{
+    uint32_t batch_max = s->config->compaction_batch_limit;
+    int r = open_database(s);
+
+    if (r == 0)
+        r = mvcc_open(&s->mvcc, &(struct mvcc_options){s->db, batch_max});
+    if (r == 0)
+        r = lease_table_open(&s->leases, s->db, lease_ttl_min_s(s->config));
+    if (r == 0)
+        r = members_open(&s->members, s->db);
+    if (r == 0)
+        r = alarms_open(&s->alarms, s->db);
+    return r;
+}
+
+static void init_state(struct server *s, const struct bootstrap *b)
+{
+    uint64_t now_ms = clock_wall_ns() / 1000000;
+
+    s->state.cluster_id = b->cluster_id;
+    s->state.member_id = b->member_id;
+    s->state.election_timeout_ms = s->config->election_timeout_ms;
+    s->state.request_timeout_ms = 5000 + 2 * (uint64_t)s->config->election_timeout_ms;
+    atomic_init(&s->state.applied, b->applied);
+    atomic_init(&s->state.committed, b->recovery.hard_state.commit);
+    atomic_init(&s->state.term, b->recovery.hard_state.term);
+    atomic_init(&s->next_id, (b->member_id & 0xffff) << 48 | (now_ms & ((UINT64_C(1) << 40) - 1))
+                                                                 << 8);
+}
+
+static int make_workers(struct server *s, struct bootstrap *b)
+{
+    struct raft *raft;
+    int r = bootstrap_raft(&raft, b, s->config, s->members, rng_entropy());
+
+    if (r < 0)
+        return err_trace(r);
+    s->housekeeper = housekeeper_new(&(struct housekeeper_options){
+        .db = s->db,
+        .mvcc = s->mvcc,
+        .state = &s->state,
+        .applied = b->applied,
+        .catchup_entries = s->config->snapshot_catchup_entries,
+        .compaction_sleep_ns = s->config->compaction_sleep_interval_ns,
+        .tick = server_tick,
+        .arg = s});
+    s->apply = apply_new(
+        &(struct apply_options){.db = s->db,
+                                .mvcc = s->mvcc,
+                                .leases = s->leases,
+                                .members = s->members,
+                                .alarms = s->alarms,
+                                .wait = &s->wait,
+                                .state = &s->state,
+                                .housekeeper = s->housekeeper,
+                                .applied = b->applied,
+                                .warning_duration_ns = s->config->warning_apply_duration_ns});
+    s->node = node_new(&(struct node_options){.raft = raft,
+                                              .wal = b->wal,
+                                              .apply = s->apply,
+                                              .wait = &s->wait,
+                                              .state = &s->state,
+                                              .tick_ms = s->config->heartbeat_interval_ms});
+    b->wal = NULL;
+    apply_set_node(s->apply, s->node);
+    return 0;
+}
+
+static int start_threads(struct server *s)
+{
+    int r = scan_start(&s->scan);
+
+    if (r < 0)
+        return r;
+    r = pthread_create(&s->apply_thread, NULL, apply_run, s);
+    s->apply_started = r == 0;
+    if (r == 0) {
+        r = pthread_create(&s->node_thread, NULL, node_run, s);
+        s->node_started = r == 0;
+    }
+    return r == 0 ? housekeeper_start(s->housekeeper, s->node) : err_origin(-r);
+}
+
+static void register_metrics(struct server *s)
+{
+    char id[17];
+
+    snprintf(id, sizeof(id), "%llx", (unsigned long long)s->state.member_id);
+    server_metrics_register(SERVER_COMPATIBLE_VERSION, id);
+    metric_set(&metric_quota_bytes, (double)quota_bytes(s->config));
+}
+
+static int start(struct server *s)
+{
+    struct bootstrap b = {0};
+    int r = data_dir_open(&s->data_dir, s->config->data_dir, s->config->wal_dir);
+
+    if (r == 0)
+        r = open_state(s);
+    if (r == 0)
+        r = bootstrap(&b, s->config, s->data_dir, s->db);
+    if (r == 0) {
+        init_state(s, &b);
+        register_metrics(s);
+        own_proposals_init(s);
+        r = make_workers(s, &b);
+    }
+    wal_abandon(b.wal);
+    wal_recovery_deinit(&b.recovery);
+    if (r == 0)
+        r = start_threads(s);
+    if (r == 0)
+        server_tick(s);
+    return r;
+}
+
+int server_start(struct server **ret, const struct config *config)
+{
+    struct server *s = mem_new(struct server);
+    int r;
+
+    s->config = config;
+    wait_init(&s->wait);
+    pthread_mutex_init(&s->ready_lock, NULL);
+    pthread_cond_init(&s->ready_cond, NULL);
+    r = start(s);
+    if (r != 0) {
+        server_drain(s);
+        server_stop(s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+bool server_wait_ready(struct server *s, uint64_t timeout_ms)
+{
+    struct timespec ts;
+    bool ready;
+
+    clock_gettime(CLOCK_REALTIME, &ts);
+    uint64_t ns = (uint64_t)ts.tv_nsec + timeout_ms % 1000 * 1000000;
+    ts.tv_sec += (time_t)(timeout_ms / 1000 + ns / 1000000000);
+    ts.tv_nsec = (long)(ns % 1000000000);
+    pthread_mutex_lock(&s->ready_lock);
+    while (!s->ready && pthread_cond_timedwait(&s->ready_cond, &s->ready_lock, &ts) == 0)
+        ;
+    ready = s->ready;
+    pthread_mutex_unlock(&s->ready_lock);
+    return ready;
+}
+
+bool server_scan(struct server *s, struct scan_job *job)
+{
+    return scan_push(&s->scan, job);
+}
+
+/* ---- stop ---- */
+
+void server_drain(struct server *s)
+{
+    atomic_store(&s->state.stopping, true);
+    wait_stop(&s->wait);
+}
+
+static void join_workers(struct server *s)
+{
+    if (s->housekeeper)
+        housekeeper_stop(s->housekeeper);
+    scan_stop(&s->scan);
+    if (s->node_started) {
+        atomic_store(&s->workers_stop, true);
+        node_wake(s->node);
+        pthread_join(s->node_thread, NULL);
+    }
+    if (s->apply_started) {
+        atomic_store(&s->workers_stop, true);
+        apply_wake(s->apply);
+        pthread_join(s->apply_thread, NULL);
+    }
+}
+
+struct server *server_stop(struct server *s)
+{
+    if (!s)
+        return NULL;
+    join_workers(s);
+    if (s->apply_started && db_flush(s->db) < 0)
+        server_fatal("could not flush the database", -EIO);
+    s->node = node_free(s->node);
+    s->apply = apply_free(s->apply);
+    s->housekeeper = housekeeper_free(s->housekeeper);
+    s->alarms = alarms_close(s->alarms);
+    s->members = members_close(s->members);
+    s->leases = lease_table_close(s->leases);
+    s->mvcc = mvcc_close(s->mvcc);
+    s->db = db_close(s->db);
+    s->data_dir = data_dir_close(s->data_dir);
+    buf_deinit(&s->publish.payload);
+    buf_deinit(&s->set_version.payload);
+    buf_deinit(&s->raise_alarm.payload);
+    wait_deinit(&s->wait);
+    pthread_cond_destroy(&s->ready_cond);
+    pthread_mutex_destroy(&s->ready_lock);
+    free(s);
+    return NULL;
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * struct server, for the files of server/ that are its doors (server.c, propose.c, answers.c,
+ * quota.c, scan.c). The workers (node, apply, housekeeper) don't see it: they get what they need in
+ * their options.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "server/alarm.h"
+#include "server/apply.h"
+#include "server/data_dir.h"
+#include "server/encode.h"
+#include "server/housekeeper.h"
+#include "server/member.h"
+#include "server/node.h"
+#include "server/scan.h"
+#include "server/server.h"
+#include "server/state.h"
+#include "server/wait.h"
+
+/* One of the member's own proposals: repeated until it succeeds. */
+struct own_proposal {
+    struct request request;
+    struct server *server;
+    struct buf payload;
+    _Atomic bool under_way;
+    _Atomic bool done;
+    uint64_t retry_ms;
+};
+
+struct server {
+    const struct config *config;
+    struct server_state state;
+    struct data_dir *data_dir;
+    struct db *db;
+    struct mvcc *mvcc;
+    struct lease_table *leases;
+    struct members *members;
+    struct alarms *alarms;
+    struct wait_table wait;
+    struct node *node;
+    struct apply *apply;
+    struct housekeeper *housekeeper;
+    struct scan_pool scan;
+    pthread_t node_thread;
+    pthread_t apply_thread;
+    bool node_started;
+    bool apply_started;
+    _Atomic bool workers_stop;
+    _Atomic uint64_t next_id;
+
+    struct own_proposal publish;
+    struct own_proposal set_version;
+    struct own_proposal raise_alarm;
+    pthread_mutex_t ready_lock;
+    pthread_cond_t ready_cond;
+    bool ready;
+};
+
+static inline struct response_header server_header(struct server *s, int64_t revision)
+{
+    return (struct response_header){.cluster_id = s->state.cluster_id,
+                                    .member_id = s->state.member_id,
+                                    .revision = revision,
+                                    .raft_term =
+                                        atomic_load_explicit(&s->state.term, memory_order_acquire)};
+}

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The ordered store on RocksDB: the only file that includes its header.
+ *
+ * One column family, RocksDB's own log off. A memtable holds whole batches and tables are installed in order, so what is on disk
+ * after a crash is the state behind some batch (a prefix of the writes), which the batches themselves mark.
+ *
+ * Invariants: (1) every write goes through write_options, which has the log off. (2) Reads over several user keys use total order; only
+ * an iterator that stays within one prefix may use the prefix bloom. (3) A status other than "not found" is logged and returned as
+ * -EIO; nothing is retried. (4) The options come from one function, so that every opening has the same.
+ *
+ * Thread: reads, views and iterators from any; see db.h for the rest.
+ */
+#include "storage/db.h"
+
+#include <rocksdb/c.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+enum {
+    OPEN_FILES_MAX = 512,
+    BACKGROUND_JOBS_MAX = 2,
+    BLOCK_BYTES = 4 << 10,
+    TABLE_BYTES = 32 << 20,
+    LEVEL_BASE_BYTES = 64 << 20,
+    INFO_LOG_BYTES_MAX = 1 << 20,
+    INFO_LOG_LEVEL_WARN = 2,
+    TABLE_FORMAT_VERSION = 5,
+    BLOOM_BITS = 10,
+    BOTTOMMOST_FORCE_OPTIMIZED = 3,
+};
+
+struct db {
+    rocksdb_t *rocks;
+    rocksdb_options_t *options;
+    rocksdb_block_based_table_options_t *table_options;
+    rocksdb_cache_t *cache;
+    rocksdb_readoptions_t *read_options;
+    rocksdb_writeoptions_t *write_options;
+    size_t (*prefix_len)(struct bytes key);
+};
+
+struct db_view {
+    const rocksdb_snapshot_t *snapshot;
+    rocksdb_readoptions_t *read_options;
+};
+
+struct db_iter {
+    rocksdb_iterator_t *rocks;
+    rocksdb_readoptions_t *read_options;
+    uint8_t upper[];                  /* RocksDB keeps a pointer to the bound */
+};
+
+/* A batch is RocksDB's own: struct db_batch is never defined. */
+static rocksdb_writebatch_t *batch_rocks(const struct db_batch *b)
+{
+    return (rocksdb_writebatch_t *)b;
+}
+
+/* (3) Takes text. */
+static int rocks_failed(const char *what, char *text)
+{
+    log_error("database operation failed", LOG_STR("operation", what), LOG_STR("error", text));
+    rocksdb_free(text);
+    return err_origin(-EIO);
+}
+
+/* ---- prefix extractor ---- */
+
+static void prefix_destroy(void *arg)
+{
+}
+
+static char *prefix_transform(void *arg, const char *key, size_t len, size_t *ret_len)
+{
+    struct db *db = arg;
+    *ret_len = db->prefix_len(bytes_of(key, len));
+    return (char *)key;
+}
+
+static unsigned char prefix_in_domain(void *arg, const char *key, size_t len)
+{
+    struct db *db = arg;
+    return db->prefix_len(bytes_of(key, len)) > 0;
+}
+
+static unsigned char prefix_in_range(void *arg, const char *key, size_t len)
+{
+    return 0;
+}
+
+static const char *prefix_name(void *arg)
+{
+    return "cairn.user_key";
+}
+
+/* ---- opening ---- */
+
+static void table_options_set(struct db *db, uint64_t cache_bytes)
+{
+    rocksdb_block_based_table_options_t *t = db->table_options = rocksdb_block_based_options_create();
+    db->cache = rocksdb_cache_create_lru(cache_bytes ? cache_bytes : DB_CACHE_BYTES);
+    rocksdb_block_based_options_set_block_cache(t, db->cache);
+    rocksdb_block_based_options_set_block_size(t, BLOCK_BYTES);
+    rocksdb_block_based_options_set_format_version(t, TABLE_FORMAT_VERSION);
+    rocksdb_block_based_options_set_filter_policy(t, rocksdb_filterpolicy_create_bloom_full(BLOOM_BITS));
+    rocksdb_block_based_options_set_whole_key_filtering(t, 0);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks(t, 1);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(t, 1);
+    rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(t, 1);
+}
+
+static void write_options_set(rocksdb_options_t *o, uint64_t write_buffer_bytes)
+{
+    rocksdb_options_set_write_buffer_size(o, write_buffer_bytes ? write_buffer_bytes : DB_WRITE_BUFFER_BYTES);
+    rocksdb_options_set_max_write_buffer_number(o, 2);
+    rocksdb_options_set_compression(o, rocksdb_lz4_compression);
+    rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
+    rocksdb_options_set_target_file_size_base(o, TABLE_BYTES);
+    rocksdb_options_set_max_bytes_for_level_base(o, LEVEL_BASE_BYTES);
+    rocksdb_options_set_max_background_jobs(o, BACKGROUND_JOBS_MAX);
+}
+
+/* (4) */
+static void options_set(struct db *db, const struct db_options *options)
+{
+    rocksdb_options_t *o = db->options = rocksdb_options_create();
+    rocksdb_options_set_create_if_missing(o, !options->read_only);
+    rocksdb_options_set_paranoid_checks(o, 1);
+    rocksdb_options_set_max_open_files(o, OPEN_FILES_MAX);
+    rocksdb_options_set_info_log_level(o, INFO_LOG_LEVEL_WARN);
+    rocksdb_options_set_keep_log_file_num(o, 2);
+    rocksdb_options_set_max_log_file_size(o, INFO_LOG_BYTES_MAX);
+    rocksdb_options_set_stats_dump_period_sec(o, 0);
+    rocksdb_options_set_stats_persist_period_sec(o, 0);
+    rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
+    write_options_set(o, options->write_buffer_bytes);
+    table_options_set(db, options->cache_bytes);
+    rocksdb_options_set_block_based_table_factory(o, db->table_options);
+    if (options->prefix_len) {
+        db->prefix_len = options->prefix_len;
+        rocksdb_options_set_prefix_extractor(o, rocksdb_slicetransform_create(
+            db, prefix_destroy, prefix_transform, prefix_in_domain, prefix_in_range, prefix_name));
+        rocksdb_options_set_memtable_prefix_bloom_size_ratio(o, 0.1);
+    }
+    db->read_options = rocksdb_readoptions_create();
+    db->write_options = rocksdb_writeoptions_create();
+    rocksdb_writeoptions_disable_WAL(db->write_options, 1);
+}
+
+/* Takes text. A corrupt store is an outcome, because an operator can act on it; a held lock or a bad disk is an error. */
+static int open_failed(const char *path, char *text, char **ret_error)
+{
+    int r = -EIO;
+    const char *advice = "";
+    if (strstr(text, "Corruption") || strstr(text, "checksum mismatch"))
+        r = DB_E_CORRUPT;
+    else if (strstr(text, "lock")) {
+        r = -EWOULDBLOCK;
+        advice = "; another process has it open";
+    }
+    if (ret_error)
+        *ret_error = mem_printf("database %s: %s%s", path, text, advice);
+    rocksdb_free(text);
+    return r;
+}
+
+int db_open(struct db **ret, const struct db_options *options, char **ret_error)
+{
+    check(ret && options && options->path);
+    _cleanup_(db_closep) struct db *db = mem_new(struct db);
+    options_set(db, options);
+    char *text = NULL;
+    if (options->read_only)
+        db->rocks = rocksdb_open_for_read_only(db->options, options->path, 0, &text);
+    else
+        db->rocks = rocksdb_open(db->options, options->path, &text);
+    if (text)
+        return open_failed(options->path, text, ret_error);
+    *ret = db;
+    db = NULL;
+    return 0;
+}
+
+struct db *db_close(struct db *db)
+{
+    if (!db)
+        return NULL;
+    if (db->rocks)
+        rocksdb_close(db->rocks);
+    if (db->write_options)
+        rocksdb_writeoptions_destroy(db->write_options);
+    if (db->read_options)
+        rocksdb_readoptions_destroy(db->read_options);
+    if (db->options)
+        rocksdb_options_destroy(db->options);
+    if (db->table_options)
+        rocksdb_block_based_options_destroy(db->table_options);
+    if (db->cache)
+        rocksdb_cache_destroy(db->cache);
+    free(db);
+    return NULL;
+}
+
+/* ---- batches ---- */
+
+struct db_batch *db_batch_new(void)
+{
+    return (struct db_batch *)rocksdb_writebatch_create();
+}
+
+struct db_batch *db_batch_free(struct db_batch *b)
+{
+    if (b)
+        rocksdb_writebatch_destroy(batch_rocks(b));
+    return NULL;
+}
+
+void db_batch_clear(struct db_batch *b)
+{
+    rocksdb_writebatch_clear(batch_rocks(b));
+}
+
+void db_batch_put(struct db_batch *b, struct bytes key, struct bytes value)
+{
+    check(key.len > 0);
+    rocksdb_writebatch_put(batch_rocks(b), (const char *)key.data, key.len, (const char *)value.data, value.len);
+}
+
+void db_batch_putv(struct db_batch *b, const struct bytes *key, size_t n_key, const struct bytes *value, size_t n_value)
+{
+    const char *parts[2 * DB_PARTS_MAX];
+    size_t lens[2 * DB_PARTS_MAX];
+    check(n_key > 0 && n_key <= DB_PARTS_MAX && n_value <= DB_PARTS_MAX);
+    for (size_t i = 0; i < n_key; i++) {
+        parts[i] = (const char *)key[i].data;
+        lens[i] = key[i].len;
+    }
+    for (size_t i = 0; i < n_value; i++) {
+        parts[DB_PARTS_MAX + i] = (const char *)value[i].data;
+        lens[DB_PARTS_MAX + i] = value[i].len;
+    }
+    rocksdb_writebatch_putv(batch_rocks(b), (int)n_key, parts, lens, (int)n_value, parts + DB_PARTS_MAX,
+                            lens + DB_PARTS_MAX);
+}
+
+void db_batch_delete(struct db_batch *b, struct bytes key)
+{
+    check(key.len > 0);
+    rocksdb_writebatch_delete(batch_rocks(b), (const char *)key.data, key.len);
+}
+
+size_t db_batch_count(const struct db_batch *b)
+{
+    return (size_t)rocksdb_writebatch_count(batch_rocks(b));
+}
+
+int db_write(struct db *db, struct db_batch *b)
+{
+    check(db && b);
+    char *text = NULL;
+    rocksdb_write(db->rocks, db->write_options, batch_rocks(b), &text);
+    return text ? rocks_failed("write", text) : 0;
+}
+
+/* ---- point reads and views ---- */
+
+int db_get(struct db *db, const struct db_view *view, struct bytes key, struct db_value *ret)
+{
+    check(db && key.len > 0);
+    char *text = NULL;
+    rocksdb_pinnableslice_t *slice = rocksdb_get_pinned(db->rocks, view ? view->read_options : db->read_options,
+                                                        (const char *)key.data, key.len, &text);
+    if (text)
+        return rocks_failed("get", text);
+    if (!slice)
+        return DB_E_NOT_FOUND;
+    size_t len;
+    const char *data = rocksdb_pinnableslice_value(slice, &len);
+    *ret = (struct db_value){bytes_of(data, len), slice};
+    return 0;
+}
+
+void db_value_release(struct db_value *v)
+{
+    if (v->pin)
+        rocksdb_pinnableslice_destroy(v->pin);
+    *v = (struct db_value){BYTES_NULL, NULL};
+}
+
+struct db_view *db_view_new(struct db *db)
+{
+    struct db_view *v = mem_new(struct db_view);
+    v->snapshot = rocksdb_create_snapshot(db->rocks);
+    v->read_options = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_snapshot(v->read_options, v->snapshot);
+    return v;
+}
+
+struct db_view *db_view_free(struct db *db, struct db_view *v)
+{
+    if (!v)
+        return NULL;
+    rocksdb_readoptions_destroy(v->read_options);
+    rocksdb_release_snapshot(db->rocks, v->snapshot);
+    free(v);
+    return NULL;
+}
+
+/* ---- iterators ---- */
+
+struct db_iter *db_iter_new(struct db *db, const struct db_iter_options *options)
+{
+    struct db_iter *it = mem_alloc(sizeof(*it) + options->upper.len);
+    rocksdb_readoptions_t *o = it->read_options = rocksdb_readoptions_create();
+    if (options->view)
+        rocksdb_readoptions_set_snapshot(o, options->view->snapshot);
+    if (options->upper.len > 0) {
+        memcpy(it->upper, options->upper.data, options->upper.len);
+        rocksdb_readoptions_set_iterate_upper_bound(o, (const char *)it->upper, options->upper.len);
+    }
+    rocksdb_readoptions_set_prefix_same_as_start(o, options->one_prefix);
+    rocksdb_readoptions_set_total_order_seek(o, !options->one_prefix);     /* (2) */
+    rocksdb_readoptions_set_fill_cache(o, !options->no_cache);
+    it->rocks = rocksdb_create_iterator(db->rocks, o);
+    return it;
+}
+
+struct db_iter *db_iter_free(struct db_iter *it)
+{
+    if (!it)
+        return NULL;
+    rocksdb_iter_destroy(it->rocks);
+    rocksdb_readoptions_destroy(it->read_options);
+    free(it);
+    return NULL;
+}
+
+void db_iter_seek(struct db_iter *it, struct bytes key)
+{
+    rocksdb_iter_seek(it->rocks, (const char *)key.data, key.len);
+}
+
+void db_iter_seek_last(struct db_iter *it, struct bytes key)
+{
+    rocksdb_iter_seek_for_prev(it->rocks, (const char *)key.data, key.len);
+}
+
+void db_iter_next(struct db_iter *it)
+{
+    rocksdb_iter_next(it->rocks);
+}
+
+bool db_iter_valid(const struct db_iter *it)
+{
+    return rocksdb_iter_valid(it->rocks);
+}
+
+struct bytes db_iter_key(const struct db_iter *it)
+{
+    size_t len;
+    const char *data = rocksdb_iter_key(it->rocks, &len);
+    return bytes_of(data, len);
+}
+
+struct bytes db_iter_value(const struct db_iter *it)
+{
+    size_t len;
+    const char *data = rocksdb_iter_value(it->rocks, &len);
+    return bytes_of(data, len);
+}
+
+int db_iter_error(const struct db_iter *it)
+{
+    char *text = NULL;
+    rocksdb_iter_get_error(it->rocks, &text);
+    return text ? rocks_failed("iterate", text) : 0;
+}
+
+/* ---- the whole store ---- */
+
+int db_flush(struct db *db)
+{
+    char *text = NULL;
+    rocksdb_flushoptions_t *o = rocksdb_flushoptions_create();
+    rocksdb_flushoptions_set_wait(o, 1);
+    rocksdb_flush(db->rocks, o, &text);
+    rocksdb_flushoptions_destroy(o);
+    return text ? rocks_failed("flush", text) : 0;
+}
+
+int db_compact(struct db *db, struct bytes first, struct bytes last)
+{
+    rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
+    rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
+    rocksdb_compactoptions_set_bottommost_level_compaction(o, BOTTOMMOST_FORCE_OPTIMIZED);
+    /* The C interface reports no status here; a failure stops the writes that follow, which do report one. */
+    rocksdb_compact_range_opt(db->rocks, o, first.len ? (const char *)first.data : NULL, first.len,
+                              last.len ? (const char *)last.data : NULL, last.len);
+    rocksdb_compactoptions_destroy(o);
+    return 0;
+}
+
+static uint64_t property(struct db *db, const char *name)
+{
+    uint64_t value = 0;
+    return rocksdb_property_int(db->rocks, name, &value) == 0 ? value : 0;
+}
+
+uint64_t db_disk_bytes(struct db *db)
+{
+    return property(db, "rocksdb.live-sst-files-size");
+}
+
+uint64_t db_used_bytes(struct db *db)
+{
+    return property(db, "rocksdb.estimate-live-data-size") + db_unflushed_bytes(db);
+}
+
+uint64_t db_unflushed_bytes(struct db *db)
+{
+    return property(db, "rocksdb.cur-size-all-mem-tables");
+}
+
+int db_checkpoint(struct db *db, const char *path)
+{
+    char *text = NULL;
+    rocksdb_checkpoint_t *c = rocksdb_checkpoint_object_create(db->rocks, &text);
+    if (text)
+        return rocks_failed("checkpoint", text);
+    rocksdb_checkpoint_create(c, path, 0, &text);
+    rocksdb_checkpoint_object_destroy(c);
+    return text ? rocks_failed("checkpoint", text) : 0;
+}

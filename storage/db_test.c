@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The store's contract, run against either implementation: batches, views, iterators and their bounds, against a plain sorted array
+ * with a copy for each view. What only RocksDB can do (locks, reopening, damage, checkpoints) is tested there only; the other is known
+ * by its refusing a checkpoint. Seeds are fixed.
+ */
+#include "storage/db.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <errno.h>
+
+#include "base/rng.h"
+#include "storage/test_dir.h"
+
+enum { MODEL_KEYS = 64, STEPS = 3000, VIEWS_MAX = 4, KEY_LEN = 5 };
+
+/* Keys "h" + four bytes, so that the prefix bloom is in play; present[i] = the value's number, 0 = absent. */
+struct model {
+    uint32_t present[MODEL_KEYS];
+};
+
+struct fixture {
+    char *dir;
+    struct db *db;
+};
+
+static int setup(void **state)
+{
+    struct fixture *f = mem_new(struct fixture);
+    f->dir = test_dir_new();
+    f->db = test_db_open(f->dir);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    db_close(f->db);
+    test_dir_remove(f->dir);
+    free(f);
+    return 0;
+}
+
+static struct bytes key_of(int i, uint8_t out[KEY_LEN])
+{
+    static const uint8_t letters[] = {0x00, 0x01, 'a', 0xFF};
+    out[0] = 'h';
+    for (int d = 0; d < 3; d++)
+        out[1 + d] = letters[(i >> (2 * (2 - d))) & 3];
+    out[4] = 'z';
+    return bytes_of(out, KEY_LEN);
+}
+
+static void value_is(struct bytes value, uint32_t number)
+{
+    assert_int_equal(value.len, 4);
+    assert_int_equal(u32_be_get(value.data), number);
+}
+
+static void compare_all(struct db *db, const struct db_view *view, const struct model *model)
+{
+    struct db_iter_options options = {.view = view, .upper = BYTES_LIT("i")};
+    struct db_iter *it = db_iter_new(db, &options);
+    uint8_t buf[KEY_LEN];
+    db_iter_seek(it, BYTES_LIT("h"));
+    for (int i = 0; i < MODEL_KEYS; i++) {
+        struct db_value value = {0};
+        int r = db_get(db, view, key_of(i, buf), &value);
+        assert_int_equal(r, model->present[i] ? 0 : DB_E_NOT_FOUND);
+        if (r != 0)
+            continue;
+        value_is(value.bytes, model->present[i]);
+        db_value_release(&value);
+        assert_true(db_iter_valid(it));
+        assert_true(bytes_equal(db_iter_key(it), key_of(i, buf)));
+        value_is(db_iter_value(it), model->present[i]);
+        db_iter_next(it);
+    }
+    assert_false(db_iter_valid(it));
+    assert_int_equal(db_iter_error(it), 0);
+    db_iter_free(it);
+}
+
+static void compare_seeks(struct db *db, const struct db_view *view, const struct model *model, struct rng *rng)
+{
+    uint8_t buf[KEY_LEN], upper[KEY_LEN], prefix[KEY_LEN];
+    int at = (int)rng_below(rng, MODEL_KEYS);
+    int end = (int)rng_below(rng, MODEL_KEYS);
+    struct db_iter_options options = {.view = view, .upper = key_of(end, upper)};
+    struct db_iter *it = db_iter_new(db, &options);
+    int want = at;
+    while (want < end && !model->present[want])
+        want++;
+    db_iter_seek(it, key_of(at, buf));
+    assert_int_equal(db_iter_valid(it), want < end);
+    if (want < end)
+        assert_true(bytes_equal(db_iter_key(it), key_of(want, buf)));
+    db_iter_free(it);
+
+    it = db_iter_new(db, &(struct db_iter_options){.view = view});
+    for (want = at; want >= 0 && !model->present[want];)
+        want--;
+    db_iter_seek_last(it, key_of(at, buf));
+    assert_int_equal(db_iter_valid(it), want >= 0);
+    if (want >= 0)
+        assert_true(bytes_equal(db_iter_key(it), key_of(want, buf)));
+    db_iter_free(it);
+
+    /* h keys are prefixes by themselves. */
+    it = db_iter_new(db, &(struct db_iter_options){.view = view, .one_prefix = true});
+    db_iter_seek(it, key_of(at, prefix));
+    assert_int_equal(db_iter_valid(it), model->present[at] != 0);
+    if (db_iter_valid(it)) {
+        db_iter_next(it);
+        assert_false(db_iter_valid(it));
+    }
+    db_iter_free(it);
+}
+
+static void write_some(struct db *db, struct model *model, struct rng *rng, uint32_t *number)
+{
+    struct db_batch *b = db_batch_new();
+    uint64_t n = 1 + rng_below(rng, 6);
+    for (uint64_t i = 0; i < n; i++) {
+        uint8_t key[KEY_LEN], value[4];
+        int k = (int)rng_below(rng, MODEL_KEYS);
+        u32_be_put(value, ++*number);
+        struct bytes parts[] = {bytes_of(key_of(k, key).data, 2), bytes_of(key + 2, KEY_LEN - 2)};
+        struct bytes values[] = {bytes_of(value, 1), BYTES_NULL, bytes_of(value + 1, 3)};
+        uint64_t what = rng_below(rng, 3);
+        if (what == 0)
+            db_batch_delete(b, key_of(k, key));
+        else if (what == 1)
+            db_batch_put(b, key_of(k, key), bytes_of(value, 4));
+        else
+            db_batch_putv(b, parts, 2, values, 3);
+        model->present[k] = what == 0 ? 0 : *number;
+    }
+    assert_int_equal(db_batch_count(b), n);
+    assert_int_equal(db_write(db, b), 0);
+    db_batch_free(b);
+}
+
+static void test_random(void **state)
+{
+    struct fixture *f = *state;
+    struct rng rng;
+    rng_init(&rng, 11);
+    struct model now = {0}, seen[VIEWS_MAX];
+    struct db_view *views[VIEWS_MAX] = {0};
+    uint32_t number = 0;
+    for (int step = 0; step < STEPS; step++) {
+        write_some(f->db, &now, &rng, &number);
+        size_t v = (size_t)rng_below(&rng, VIEWS_MAX);
+        if (rng_below(&rng, 10) == 0) {
+            views[v] = views[v] ? db_view_free(f->db, views[v]) : db_view_new(f->db);
+            seen[v] = now;
+        }
+        if (step % 50 == 0) {
+            compare_all(f->db, NULL, &now);
+            for (size_t i = 0; i < VIEWS_MAX; i++)
+                if (views[i])
+                    compare_all(f->db, views[i], &seen[i]);
+        }
+        compare_seeks(f->db, views[v], views[v] ? &seen[v] : &now, &rng);
+        if (rng_below(&rng, 500) == 0)
+            assert_int_equal(db_flush(f->db), 0);
+        if (rng_below(&rng, 1000) == 0)
+            assert_int_equal(db_compact(f->db, BYTES_NULL, BYTES_NULL), 0);
+    }
+    for (size_t i = 0; i < VIEWS_MAX; i++)
+        db_view_free(f->db, views[i]);
+}
+
+/* Overwrites without a reader: db_mem sweeps, and nothing that counts may go. */
+static void test_overwrites(void **state)
+{
+    struct fixture *f = *state;
+    struct rng rng;
+    rng_init(&rng, 12);
+    struct model now = {0};
+    uint32_t number = 0;
+    for (int step = 0; step < 4 * STEPS; step++)
+        write_some(f->db, &now, &rng, &number);
+    compare_all(f->db, NULL, &now);
+}
+
+static void test_iterator_is_frozen(void **state)
+{
+    struct fixture *f = *state;
+    struct rng rng;
+    rng_init(&rng, 13);
+    struct model now = {0};
+    uint32_t number = 0;
+    write_some(f->db, &now, &rng, &number);
+    int n_before = 0, n_seen = 0;
+    for (int i = 0; i < MODEL_KEYS; i++)
+        n_before += now.present[i] != 0;
+    struct db_iter *it = db_iter_new(f->db, &(struct db_iter_options){.upper = BYTES_LIT("i")});
+    for (int i = 0; i < 20; i++)
+        write_some(f->db, &now, &rng, &number);
+    for (db_iter_seek(it, BYTES_LIT("h")); db_iter_valid(it); db_iter_next(it))
+        n_seen++;
+    assert_int_equal(n_seen, n_before);
+    db_iter_free(it);
+}
+
+/* ---- RocksDB only ---- */
+
+static void test_lock(void **state)
+{
+    struct fixture *f = *state;
+    struct db *second = NULL;
+    char *error = NULL;
+    struct db_options options = {.path = f->dir};
+    assert_int_equal(db_open(&second, &options, &error), -EWOULDBLOCK);
+    assert_null(second);
+    assert_non_null(strstr(error, "another process"));
+    assert_non_null(strstr(error, f->dir));
+    free(error);
+}
+
+static void test_reopen(void **state)
+{
+    struct fixture *f = *state;
+    struct rng rng;
+    rng_init(&rng, 14);
+    struct model now = {0};
+    uint32_t number = 0;
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < 100; i++)
+            write_some(f->db, &now, &rng, &number);
+        assert_true(db_unflushed_bytes(f->db) > 0);
+        assert_int_equal(db_flush(f->db), 0);
+        f->db = db_close(f->db);
+        f->db = test_db_open(f->dir);
+        compare_all(f->db, NULL, &now);
+    }
+    assert_true(db_disk_bytes(f->db) > 0);
+    assert_true(db_used_bytes(f->db) > 0);
+    char *path = mem_printf("%s/second", f->dir);
+    assert_int_equal(db_checkpoint(f->db, path), 0);
+    write_some(f->db, &(struct model){0}, &rng, &number);
+    struct db *copy = test_db_open(path);
+    compare_all(copy, NULL, &now);
+    db_close(copy);
+    free(path);
+}
+
+/* Overwrites the middle of every table file. */
+static void damage(const char *dir)
+{
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        if (!strstr(e->d_name, ".sst") && !strstr(e->d_name, "MANIFEST"))
+            continue;
+        char *path = mem_printf("%s/%s", dir, e->d_name);
+        FILE *file = fopen(path, "r+b");
+        assert_non_null(file);
+        fseek(file, 20, SEEK_SET);
+        fputs("damaged damaged damaged damaged", file);
+        fclose(file);
+        free(path);
+    }
+    closedir(d);
+}
+
+static void test_damaged(void **state)
+{
+    struct fixture *f = *state;
+    struct rng rng;
+    rng_init(&rng, 15);
+    struct model now = {0};
+    uint32_t number = 0;
+    write_some(f->db, &now, &rng, &number);
+    assert_int_equal(db_flush(f->db), 0);
+    f->db = db_close(f->db);
+    damage(f->dir);
+    char *error = NULL;
+    struct db_options options = {.path = f->dir, .prefix_len = schema_prefix_len};
+    assert_int_equal(db_open(&f->db, &options, &error), DB_E_CORRUPT);
+    assert_null(f->db);
+    assert_non_null(error);
+    free(error);
+}
+
+static bool durable(void)
+{
+    char *dir = test_dir_new();
+    char *copy = mem_printf("%s/copy", dir);
+    struct db *db = test_db_open(dir);
+    bool is_durable = db_checkpoint(db, copy) == 0;
+    db_close(db);
+    test_dir_remove(dir);
+    free(copy);
+    return is_durable;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_random, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_overwrites, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_iterator_is_frozen, setup, teardown),
+    };
+    const struct CMUnitTest durable_tests[] = {
+        cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reopen, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (durable())
+        failed += cmocka_run_group_tests(durable_tests, NULL, NULL);
+    return failed;
+}

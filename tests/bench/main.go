@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench runs etcd and Cairn side by side and prints their figures and ratios.
+//
+//	CAIRN_BIN=build/cairn go run ./bench                      every scenario
+//	go run ./bench -scenarios put,range -duration 2s -runs 5  some
+//	go run ./bench -scenarios memory,compaction -keys 1000000
+//	go run ./bench -markdown                                  as a table for a README
+//
+// Method, and what to keep in mind when reading the figures:
+//
+//   - Both servers run at the same time with the same flags on the same disk, in fresh folders; while one is
+//     measured the other is idle (an idle server costs below 1 % of a processor). Runs alternate between the two, so
+//     that a slow minute of the machine hits both. Printed is the median of the runs with the lowest and highest.
+//   - The client of the throughput scenarios is etcd's own benchmark tool, one process per run. It shares the
+//     processors with the server and costs 30 to 60 microseconds per request itself, so on a small machine the
+//     throughput ratio is far below the ratio of the servers' costs. The honest figure is the server's processor time
+//     per request: the change of utime+stime of the server over the run, divided by the requests. It contains the
+//     server's work on opening and closing the connections.
+//   - The benchmark tool sends one random value again and again. A server that compresses gains from that on disk; the
+//     memory scenario therefore uses values that don't compress.
+//   - "other" is the share of the machine that neither server nor client used in a run: other processes, interrupts.
+//     A run with more than -other-max of it is repeated, at most four times.
+//   - The value of a read is 256 bytes too; a single key is read.
+//   - The memory and compaction scenarios have a client of their own in this process and are single runs. Ready means
+//     the first serializable read of a loaded key that succeeds, counted from the start of the process, with a warm
+//     page cache; it is the median of three starts. Before each kill -9 a twentieth of the keys is written again, so
+//     that there is something to replay. Resident memory includes mapped file pages, of which etcd has many; the anonymous part is printed beside it.
+//   - Latencies of the compaction scenario count from the moment when the put was due (2,000 a second), not from when
+//     a free connection was found: a stall shows in all puts that it delayed. The window is as long as the compaction
+//     or the defragmentation, but at least one second.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cairn/tests/harness"
+)
+
+type config struct {
+	scenarios map[string]bool
+	duration  time.Duration
+	runs      int
+	keys      int
+	rate      int
+	otherMax  float64
+	markdown  bool
+	dir       string
+	benchmark string
+	quick     bool
+	settle    time.Duration
+}
+
+var scenarioNames = []string{"put", "range", "txn-put", "memory", "compaction"}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	f := flag.NewFlagSet("bench", flag.ExitOnError)
+	c := config{scenarios: map[string]bool{}}
+	names := f.String("scenarios", strings.Join(scenarioNames, ","), "which to run")
+	f.DurationVar(&c.duration, "duration", 3*time.Second, "length of one run")
+	f.IntVar(&c.runs, "runs", 3, "runs per server and scenario")
+	f.IntVar(&c.keys, "keys", harness.EnvInt("CAIRN_KEYS", 1000000), "keys of the memory and compaction scenarios")
+	f.IntVar(&c.rate, "rate", 2000, "puts per second in the compaction scenario")
+	f.Float64Var(&c.otherMax, "other-max", 0.15, "share of the machine that others may use in a run")
+	f.BoolVar(&c.markdown, "markdown", false, "print tables in Markdown")
+	f.StringVar(&c.dir, "dir", "", "folder for the servers' data (default: a new one in the temporary folder)")
+	f.DurationVar(&c.settle, "settle", 2*time.Second, "pause before memory is read and between the large scenarios")
+	f.BoolVar(&c.quick, "quick", false, "only the 100/10 column of the throughput scenarios")
+	f.Parse(args)
+	for _, name := range strings.Split(*names, ",") {
+		known := false
+		for _, k := range scenarioNames {
+			known = known || k == name
+		}
+		if !known {
+			return fmt.Errorf("no scenario %q; there are %s", name, strings.Join(scenarioNames, ", "))
+		}
+		c.scenarios[name] = true
+	}
+	return c.run()
+}
+
+func (c *config) run() error {
+	var err error
+	if c.benchmark, err = harness.Tool("BENCHMARK_BIN", "benchmark", "go.etcd.io/etcd/v3/tools/benchmark"); err != nil {
+		return err
+	}
+	if c.dir == "" {
+		if c.dir, err = os.MkdirTemp("", "cairn-bench-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(c.dir)
+	}
+	fmt.Printf("%s\n\n", machine())
+	out := table{markdown: c.markdown}
+	if c.scenarios["put"] || c.scenarios["range"] || c.scenarios["txn-put"] {
+		if err := c.throughput(&out); err != nil {
+			return err
+		}
+	}
+	if c.scenarios["memory"] || c.scenarios["compaction"] {
+		return c.large(&out)
+	}
+	return nil
+}
+
+// servers starts a fresh etcd and a fresh Cairn.
+func (c *config) servers(name string) (etcd, cairn *harness.Server, err error) {
+	start := func(kind harness.Kind) (*harness.Server, error) {
+		bin, err := binary(kind)
+		if err != nil {
+			return nil, err
+		}
+		s, err := harness.New(harness.Options{
+			Kind: kind, Bin: bin, Dir: filepath.Join(c.dir, name, string(kind)),
+			Args: []string{"--quota-backend-bytes=8589934592"},
+		})
+		if err != nil {
+			return nil, err
+		}
+		return s, s.StartReady()
+	}
+	if etcd, err = start(harness.Etcd); err != nil {
+		return nil, nil, err
+	}
+	if cairn, err = start(harness.Cairn); err != nil {
+		etcd.Close()
+		return nil, nil, err
+	}
+	return etcd, cairn, nil
+}
+
+func binary(kind harness.Kind) (string, error) {
+	if kind == harness.Etcd {
+		return harness.Tool("ETCD_BIN", "etcd", "go.etcd.io/etcd/server/v3")
+	}
+	bin := os.Getenv("CAIRN_BIN")
+	if bin == "" {
+		return "", fmt.Errorf("CAIRN_BIN must name the Cairn server")
+	}
+	return bin, nil
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"cairn/tests/harness"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// TestShutdownWithCallsInFlight stops a server in good order while clients write: each write is either acknowledged and
+// then present after a restart, or refused with an error a client understands.
+func TestShutdownWithCallsInFlight(t *testing.T) {
+	s := harness.StartForTest(t, harness.Cairn)
+	ctx := harness.Context(t, 2*time.Minute)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	acknowledged := map[string]string{}
+	for w := 0; w < 32; w++ {
+		conn, err := s.Dial()
+		must(t, err)
+		defer conn.Close()
+		kv := pb.NewKVClient(conn)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for n := 0; ; n++ {
+				key, value := fmt.Sprintf("w%02d", w), fmt.Sprint(n)
+				_, err := kv.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte(value)})
+				if err != nil {
+					switch status.Code(err) {
+					case codes.Unavailable, codes.Canceled:
+					default:
+						t.Errorf("writer %d: %v", w, err)
+					}
+					return
+				}
+				mu.Lock()
+				acknowledged[key] = value
+				mu.Unlock()
+			}
+		}()
+	}
+	time.Sleep(300 * time.Millisecond)
+	start := time.Now()
+	state, err := s.Terminate()
+	must(t, err)
+	t.Logf("stopped in %v: %v", time.Since(start), state)
+	wg.Wait()
+	if len(acknowledged) == 0 {
+		t.Fatal("nothing was written")
+	}
+	must(t, s.StartReady())
+	c := newClient(t, s)
+	for key, value := range acknowledged {
+		got, err := c.Get(ctx, key)
+		must(t, err)
+		var have, want int
+		if len(got.Kvs) == 1 {
+			fmt.Sscan(string(got.Kvs[0].Value), &have)
+		}
+		fmt.Sscan(value, &want)
+		if len(got.Kvs) != 1 || have < want {
+			t.Errorf("%s: acknowledged %d, found %v", key, want, got.Kvs)
+		}
+	}
+}
+
+// TestStopSignals compares how the processes end: a supervisor looks at it.
+func TestStopSignals(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		var ends [2]string
+		for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
+			s := harness.StartForTest(t, kind)
+			must(t, syscall.Kill(s.Pid(), sig))
+			select {
+			case <-s.Exited():
+			case <-time.After(20 * time.Second):
+				t.Fatalf("%s still runs 20 s after %v", kind, sig)
+			}
+			state, err := s.Terminate() // Only collects the state.
+			must(t, err)
+			ends[i] = state.String()
+		}
+		if ends[0] != ends[1] {
+			t.Errorf("after %v etcd ends with %q, Cairn with %q", sig, ends[0], ends[1])
+		}
+	}
+}
+
+func TestRestartKeepsData(t *testing.T) {
+	s := harness.StartForTest(t, harness.Cairn)
+	c, ctx := newClient(t, s), harness.Context(t, time.Minute)
+	for i := 0; i < 500; i++ {
+		_, err := c.Put(ctx, fmt.Sprintf("k%03d", i%200), fmt.Sprint(i))
+		must(t, err)
+	}
+	before, err := c.Get(ctx, "\x00")
+	must(t, err)
+	hash, err := c.HashKV(ctx, s.Addr(), 0)
+	must(t, err)
+	status1, err := c.Status(ctx, s.Addr())
+	must(t, err)
+	for i := 0; i < 3; i++ {
+		_, err := s.Terminate()
+		must(t, err)
+		must(t, s.StartReady())
+		c := newClient(t, s)
+		got, err := c.HashKV(ctx, s.Addr(), 0)
+		must(t, err)
+		if got.Hash != hash.Hash || got.Header.Revision != before.Header.Revision {
+			t.Errorf("after restart %d: hash %d at %d, was %d at %d", i, got.Hash, got.Header.Revision, hash.Hash,
+				before.Header.Revision)
+		}
+		st, err := c.Status(ctx, s.Addr())
+		must(t, err)
+		if st.Header.MemberId != status1.Header.MemberId || st.Header.ClusterId != status1.Header.ClusterId {
+			t.Errorf("the member or cluster id changed")
+		}
+		if st.RaftTerm <= status1.RaftTerm {
+			t.Errorf("the term did not rise: %d, was %d", st.RaftTerm, status1.RaftTerm)
+		}
+		status1 = st
+	}
+}
+
+func TestDataFolderModeAndLock(t *testing.T) {
+	s := harness.StartForTest(t, harness.Cairn)
+	info, err := os.Stat(s.DataDir())
+	must(t, err)
+	if info.Mode().Perm() != 0o700 {
+		t.Errorf("the data folder has mode %o", info.Mode().Perm())
+	}
+	other, err := harness.New(harness.Options{Kind: harness.Cairn, Bin: s.Bin, Dir: t.TempDir()})
+	must(t, err)
+	args := other.Flags()
+	for i, a := range args {
+		if strings.HasPrefix(a, "--data-dir=") {
+			args[i] = "--data-dir=" + s.DataDir()
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	// etcd waits for the lock without limit and says so; a second server must in any case not get into the folder.
+	cmd := exec.CommandContext(ctx, s.Bin, args...)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Errorf("a second server on the same folder ended without an error:\n%s", out)
+	}
+	if ctx.Err() == nil && !strings.Contains(strings.ToLower(string(out)), "lock") {
+		t.Errorf("the second server doesn't say that the folder is locked:\n%.2000s", out)
+	}
+	c, rctx := newClient(t, s), harness.Context(t, time.Minute)
+	_, err = c.Put(rctx, "k", "v")
+	must(t, err)
+}
