@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From a URL to a listening socket. The TCP options are set on the listener because Linux hands them down to accepted sockets, which saves
- * system calls for each connection: no delay, keepalive after 30 s idle, every 30 s (etcd's listener does the same on each connection).
+ * From a URL to a listening socket. The TCP options are set on the listener because Linux hands
+ * them down to accepted sockets, which saves system calls for each connection: no delay, keepalive
+ * after 30 s idle, every 30 s (etcd's listener does the same on each connection).
  *
  * Thread: any; no state.
  */

@@ -48,7 +48,8 @@ static void call_reset(struct call *call)
     arena_reset(&call->arena);
     if (call->arena.end - call->arena.next > CALL_KEEP_BYTES_MAX)
         arena_deinit(&call->arena);
-    call->headers_sent = call->watched = call->cancelled = call->last = false;
+    call->headers_sent = call->cancelled = call->last = false;
+    atomic_store_explicit(&call->claim, CLAIM_NONE, memory_order_relaxed);
     call->is_cancelled = 0;
     call->request.credentials = (struct credentials){0};
     call->request.physical = false;
@@ -133,7 +134,7 @@ void call_send_answer(struct call *call)
     op = add_op(op, GRPC_OP_SEND_STATUS_FROM_SERVER);
     op[-1].data.send_status_from_server.status = (grpc_status_code)call->status.code;
     op[-1].data.send_status_from_server.status_details = ok ? NULL : &text;
-    if (!call->watched) {
+    if (atomic_load_explicit(&call->claim, memory_order_relaxed) != CLAIM_WATCH) {
         op = add_op(op, GRPC_OP_RECV_CLOSE_ON_SERVER);
         op[-1].data.recv_close_on_server.cancelled = &call->is_cancelled;
     }
@@ -146,7 +147,6 @@ static void call_set_answer(struct call *call, enum status_code code, const char
     check(call->phase != CALL_ANSWERED && call->phase != CALL_DONE);
     call->phase = CALL_ANSWERED;
     call->status = (struct status){code, text};
-    call->n_events++;
 }
 
 void call_answer_status(struct call *call, enum status_code code, const char *text)
@@ -180,10 +180,22 @@ static void on_woken(struct queue_event *event, bool ok)
     queue_drain(call->queue, call);
 }
 
-/* The seam between the server's threads and gRPC. */
+static bool call_claim(struct call *call, enum call_claim claim)
+{
+    int none = CLAIM_NONE;
+    return atomic_compare_exchange_strong_explicit(&call->claim, &none, (int)claim, memory_order_acq_rel, memory_order_acquire);
+}
+
+/* The seam between the server's threads and gRPC. The phase is the queue's thread's: the call stays SUBMITTED until it is answered. */
 static void call_finish_elsewhere(struct call *call)
 {
-    queue_push(call->queue, call);
+    bool alone = atomic_load_explicit(&call->queue->n_calls, memory_order_relaxed) <= CALL_DIRECT_MAX;
+    if (alone && call->step == answer_outcome && call_claim(call, CLAIM_ANSWER)) {
+        call->status = *status_of(call->outcome);
+        call_send_answer(call);
+    } else {
+        queue_push(call->queue, call);
+    }
 }
 
 static void on_finish(struct request *request, enum outcome outcome)
@@ -322,12 +334,11 @@ static void on_closed(struct queue_event *event, bool ok)
 
 void call_watch(struct call *call)
 {
-    if (call->watched || call->phase == CALL_ANSWERED || call->phase == CALL_DONE)
+    if (call->phase == CALL_ANSWERED || call->phase == CALL_DONE || !call_claim(call, CLAIM_WATCH))
         return;
     grpc_op op;
     add_op(&op, GRPC_OP_RECV_CLOSE_ON_SERVER);
     op.data.recv_close_on_server.cancelled = &call->is_cancelled;
-    call->watched = true;
     call->n_events++;
     check(grpc_call_start_batch(call->grpc, &op, 1, &call->closed, NULL) == GRPC_CALL_OK);
 }
@@ -449,6 +460,8 @@ void call_start(struct call *call, const struct method *method, size_t message_b
     call->method = method;
     call->arrived_ns = clock_mono_ns();
     call->phase = CALL_RUNS;
+    call->n_events = 1;                           /* its answer */
+    call->message = NULL;
     metric_add(&method_metrics_of(method)->started, 1);
     if (!method->run) {
         call_answer(call, OUTCOME_UNIMPLEMENTED);

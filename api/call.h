@@ -24,10 +24,14 @@
 enum {
     CALL_KEEP_BYTES_MAX = 8192,       /* a call object that needed more memory gives it back */
     CALL_RESPONSE_COPY_MAX = 1024,    /* longer responses are handed to gRPC without copying */
+    CALL_DIRECT_MAX = 2,              /* with no more calls alive than this, the finishing thread answers itself */
 };
 
 /* Who has the call when it is not being run. */
 enum call_phase { CALL_RUNS, CALL_SUBMITTED, CALL_SCANS, CALL_SENDS, CALL_OPEN, CALL_ANSWERED, CALL_DONE };
+
+/* CLAIM_WATCH: the queue's thread asked for the event "closed" by itself. CLAIM_ANSWER: it is part of the answer. */
+enum call_claim { CLAIM_NONE, CLAIM_WATCH, CLAIM_ANSWER };
 
 /* Runs on the queue's thread when the call goes on; call->outcome says how what it waited for ended. */
 typedef void (*call_step)(struct call *call);
@@ -59,7 +63,7 @@ struct call {
     grpc_byte_buffer *sent;
     struct bytes payload;
     bool headers_sent;
-    bool watched;                     /* the event "closed" was asked for on its own */
+    atomic_int claim;                 /* enum call_claim: who may ask gRPC for the end of the call */
     int is_cancelled;                 /* written by gRPC */
     unsigned n_events;                /* events to come: answered, closed, delivered */
     struct status status;

@@ -8,6 +8,8 @@ extern "C" {
 
 /* handler: what gRPC stored into the pointer channel argument named like the address. Takes the descriptor. Any thread. */
 void grpc_external_accept(void *handler, int fd);
+/* Before grpc_init(). */
+void grpc_external_tune(void);
 
 #ifdef __cplusplus
 }

@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The front door's loop. Owns: the listening sockets, the sockets whose first bytes have not come (pending), one spare descriptor.
+ * The front door's loop. Owns: the listening sockets, the sockets whose first bytes have not come
+ * (pending), one spare descriptor.
  *
  *   accept ──> limits ──> peek ──decided──> handed over (gRPC or HTTP) or closed
  *                          │ ▲
  *                 not yet  ▼ │ more bytes
  *                        pending ── 10 s, or pushed out by newer ones ──> closed
  *
- * I1. A pending socket is in the epoll set, edge-triggered, so that a client that sends four bytes and waits costs nothing.
+ * I1. A pending socket is in the epoll set, edge-triggered, so that a client that sends four bytes
+ * and waits costs nothing.
  * I2. `pending` is in the order of arrival, so the head is the first to expire.
- * I3. After the hand-over the descriptor is never touched again here, except by number in conn_limit.
+ * I3. After the hand-over the descriptor is never touched again here, except by number in
+ * conn_limit.
  *
- * Without descriptors accept() fails for ever while the backlog keeps the epoll set ready. So the loop then spends its spare descriptor on taking one
- * connection in and closing it, which the client notices at once, and leaves the listeners alone for ACCEPT_PAUSE_MS.
+ * Without descriptors accept() fails for ever while the backlog keeps the epoll set ready. So the
+ * loop then spends its spare descriptor on taking one connection in and closing it, which the
+ * client notices at once, and leaves the listeners alone for ACCEPT_PAUSE_MS.
  *
  * Thread: its own; listener_stats() any.
  */
@@ -178,7 +182,7 @@ static void connection_route(struct listener *l, int fd, enum role role, enum ve
         connection_close(l, fd);
     else if (verdict == VERDICT_TLS)
         connection_reject(l, fd, "TLS is not supported yet", now_ms);
-    else if (http && role == ROLE_METRICS)
+    else if (http && role == ROLE_GRPC_ONLY)
         connection_reject(l, fd, "HTTP on a URL that is for gRPC only", now_ms);
     else if (http)
         l->handlers.http(l->handlers.arg, fd, role == ROLE_METRICS);
@@ -315,7 +319,10 @@ static void socket_ready(struct listener *l, const struct socket *s, uint64_t no
 
 /* ---- the turn ---- */
 
-/* Pending sockets first: accepting may push out the oldest of them, whose event would then lead nowhere. */
+/*
+ * Pending sockets first: accepting may push out the oldest of them, whose event would then lead
+ * nowhere.
+ */
 static void events_handle(struct listener *l, struct epoll_event *events, int n, uint64_t now_ms)
 {
     for (int i = 0; i < n; i++) {
@@ -436,7 +443,10 @@ int listener_open(struct listener **ret, const struct config *config,
     return 0;
 }
 
-/* Go programs raise their limit of descriptors to what they may have, and operators of etcd count on it. */
+/*
+ * Go programs raise their limit of descriptors to what they may have, and operators of etcd count
+ * on it.
+ */
 static size_t descriptors_raise(void)
 {
     struct rlimit limit;

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The front door: accepts, looks at the first bytes without reading them, and hands the socket to gRPC or to the HTTP side.
+ * The front door: accepts, looks at the first bytes without reading them, and hands the socket to
+ * gRPC or to the HTTP side.
  *
- *   "PRI * HTTP/2.0"   gRPC          anything else that is plain text   HTTP/1.1
- *   0x16 (TLS)         closed with a log line: TLS comes with the security work (then the ClientHello's ALPN decides)
+ *   "PRI * HTTP/2.0"            gRPC
+ *   anything else in plain text HTTP/1.1
+ *   0x16 (TLS)                  closed with a log line: TLS comes with the security work
+ *                               (then the ClientHello's ALPN decides)
  *
- * With --listen-client-http-urls the client URLs are gRPC only, and what is no gRPC is closed there. It also holds the limits that gRPC
- * lacks: connections in all and per address (conn_limit.h), connections whose first bytes have not come, 10 s for them.
- * Thread: its own (one for all listeners, epoll).
+ * With --listen-client-http-urls the client URLs are gRPC only, and what is no gRPC is closed
+ * there. It also holds the limits that gRPC lacks: connections in all and per address
+ * (conn_limit.h), connections whose first bytes have not come, 10 s for them. Thread: its own (one
+ * for all listeners, epoll).
  */
 #pragma once
 
@@ -29,7 +33,10 @@ struct listener_handlers {
     void *arg;
 };
 
-/* config is borrowed until listener_free(). Outcome 1: can't bind (logged, with etcd's text "listen tcp 127.0.0.1:2379: bind: address already in use"). */
+/*
+ * config is borrowed until listener_free(). Outcome 1: can't bind (logged, with etcd's text "listen
+ * tcp 127.0.0.1:2379: bind: address already in use").
+ */
 int listener_start(struct listener **ret, const struct config *config,
                    const struct listener_handlers *handlers);
 void listener_stop(

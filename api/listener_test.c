@@ -55,7 +55,8 @@ static void take_http(void *arg, int fd, bool metrics_only)
         f->http[f->n_http++] = fd;
 }
 
-static void fixture_open(struct fixture *f, const char *client, const char *http, const char *metrics)
+static void fixture_open(struct fixture *f, const char *client, const char *http,
+                         const char *metrics)
 {
     struct listener_handlers handlers = {take_grpc, take_http, f};
     char *error = NULL;
@@ -91,7 +92,8 @@ static void fixture_close(struct fixture *f)
 
 static int dial(const struct fixture *f, size_t socket_index)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(listener_port(f->l, socket_index)),
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons(listener_port(f->l, socket_index)),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -135,7 +137,8 @@ static void test_routes(void **state)
     char data[64];
 
     fixture_open(&f, "http://127.0.0.1:0", NULL, "http://localhost:0");
-    int grpc = dial(&f, 0), http = dial(&f, 0), tls = dial(&f, 0), metrics = dial(&f, 1), odd = dial(&f, 0);
+    int grpc = dial(&f, 0), http = dial(&f, 0), tls = dial(&f, 0), metrics = dial(&f, 1),
+        odd = dial(&f, 0);
     say(grpc, preface, sizeof(preface) - 1);
     say(http, "GET / HTTP/1.1\r\n\r\n", 18);
     say(tls, "\x16\x03\x01", 3);
@@ -259,7 +262,9 @@ static void test_connection_limits(void **state)
     turn(&f);
     assert_true(is_closed(fds[3]));
     assert_int_equal(stats(&f).refused, 1);
-    /* The HTTP side closes one without a word; the next is let in, once a sweep is allowed again. */
+    /*
+     * The HTTP side closes one without a word; the next is let in, once a sweep is allowed again.
+     */
     close(f.http[--f.n_http]);
     f.now_ms += CONN_SWEEP_MS;
     fds[4] = dial(&f, 0);
@@ -311,7 +316,8 @@ static void test_http_split_off(void **state)
     struct fixture f = {0};
 
     fixture_open(&f, "http://127.0.0.1:0", "http://127.0.0.1:0", NULL);
-    int grpc = dial(&f, 0), http_on_grpc = dial(&f, 0), http = dial(&f, 1), grpc_on_http = dial(&f, 1);
+    int grpc = dial(&f, 0), http_on_grpc = dial(&f, 0), http = dial(&f, 1),
+        grpc_on_http = dial(&f, 1);
     say(grpc, preface, sizeof(preface) - 1);
     say(http_on_grpc, "GET", 3);
     say(http, "GET", 3);
@@ -342,13 +348,16 @@ static void test_descriptors_run_out(void **state)
         n++;
     assert_true(n < HANDED_MAX);
     turn(&f);
-    /* One was taken in on the spare descriptor and closed, the other waits until the pause is over. */
+    /*
+     * One was taken in on the spare descriptor and closed, the other waits until the pause is over.
+     */
     assert_true(is_closed(waiting));
     assert_int_equal(stats(&f).accepted, 0);
     listener_turn(f.l, f.now_ms, 0);
     for (int i = 0; i < n; i++)
         close(fds[i]);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    listener_turn(f.l, f.now_ms + 99, 0);
     listener_turn(f.l, f.now_ms + 99, 0);
     assert_int_equal(stats(&f).accepted, 0);
     say(next, "GET", 3);
@@ -377,7 +386,8 @@ static void test_bind_errors_and_unix(void **state)
     fixture_close(&f);
 
     assert_non_null(mkdtemp(path));
-    _cleanup_(mem_freep) char *file = mem_printf("%s/s", path), *url = mem_printf("unix://%s/s", path);
+    _cleanup_(mem_freep) char *file = mem_printf("%s/s", path),
+                              *url = mem_printf("unix://%s/s", path);
     f = (struct fixture){0};
     fixture_open(&f, url, NULL, NULL);
     struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -391,6 +401,21 @@ static void test_bind_errors_and_unix(void **state)
     fixture_close(&f);
     assert_int_equal(stat(file, &st), -1);
     rmdir(path);
+}
+
+/* Every address means IPv4 too, whatever family the socket has. */
+static void test_unspecified_address(void **state)
+{
+    struct fixture f = {0};
+
+    fixture_open(&f, "http://0.0.0.0:0", NULL, "http://[::]:0");
+    int first = dial(&f, 0), second = dial(&f, 1);
+    say(first, "GET", 3);
+    say(second, "GET", 3);
+    while (f.n_http + f.n_metrics < 2)
+        turn(&f);
+    close(first), close(second);
+    fixture_close(&f);
 }
 
 /* The thread: what it was given arrives, and stop joins it. */
@@ -423,6 +448,7 @@ int main(void)
         cmocka_unit_test(test_http_split_off),
         cmocka_unit_test(test_descriptors_run_out),
         cmocka_unit_test(test_bind_errors_and_unix),
+        cmocka_unit_test(test_unspecified_address),
         cmocka_unit_test(test_thread),
     };
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The Maintenance service. Hashes and Defragment walk the whole store, so they run on the scan pool. Alarm goes through the raft log also when
- * it only asks, as in etcd. Thread: the call's queue; defragment() a scan thread.
+ * it only asks, as in etcd. Thread: the call's queue.
  */
 #include "api/call.h"
 #include "api/handlers.h"
-#include "base/log.h"
 
 void maintenance_alarm(struct call *call)
 {
@@ -17,20 +16,9 @@ void maintenance_status(struct call *call)
     call_read(call, &(struct call_read_options){0}, server_maintenance_status);
 }
 
-static enum outcome defragment(struct server *server, const void *request, struct buf *response)
-{
-    log_info("starting defragment");
-    enum outcome outcome = server_defragment(server, request, response);
-    if (outcome)
-        log_warn("failed to defragment", LOG_STR("error", status_of(outcome)->text));
-    else
-        log_info("finished defragment");
-    return outcome;
-}
-
 void maintenance_defragment(struct call *call)
 {
-    call_read(call, &(struct call_read_options){.scan = true}, defragment);
+    call_read(call, &(struct call_read_options){.scan = true}, server_defragment);
 }
 
 void maintenance_hash(struct call *call)

@@ -14,7 +14,7 @@
 #include "v3election.pb-c.h"
 #include "v3lock.pb-c.h"
 
-enum { HOT = 2048, WARM = 256, COLD = 32 };
+enum { HOT = 256, WARM = 16, COLD = 2 };
 
 #define ROW(path_, package, request_, response_, type_, permission_, pending_, validate_, run_) \
     { \

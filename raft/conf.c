@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Configuration changes, simple and joint (dissertation chapter 4; etcd's variant: a change takes effect when it is applied).
+ * Configuration changes, simple and joint (dissertation chapter 4; etcd's variant: a change takes
+ * effect when it is applied).
  *
  *   simple:  (1 2 3)          --add 4-->       (1 2 3 4)                 at most one voter differs
  *   joint:   (1 2 3)          --enter-->       (1 4 5)&&(1 2 3)          decisions need both halves
  *            (1 4 5)&&(1 2 3) --leave-->       (1 4 5)
  *
- * Changes always go to voters (the incoming half). A voter of the outgoing half that is demoted waits in learners_next and
- * becomes a learner when the joint configuration is left, because nobody is voter and learner at once.
+ * Changes always go to voters (the incoming half). A voter of the outgoing half that is demoted
+ * waits in learners_next and becomes a learner when the joint configuration is left, because nobody
+ * is voter and learner at once.
  *
  * Invariants (conf_valid)
- *   (C1) learners meet neither half of the voters; learners_next is a subset of voters_outgoing and meets no learner.
+ *   (C1) learners meet neither half of the voters; learners_next is a subset of voters_outgoing and
+ *        meets no learner.
  *   (C2) learners_next and auto_leave only in a joint configuration.
  *   (C3) no change removes the last voter.
  *
@@ -61,7 +64,8 @@ bool raft_ids_remove(struct raft_ids *s, uint64_t id)
 
 bool raft_ids_equal(const struct raft_ids *a, const struct raft_ids *b)
 {
-    return a->len == b->len && (a->len == 0 || memcmp(a->ids, b->ids, a->len * sizeof(*a->ids)) == 0);
+    return a->len == b->len &&
+           (a->len == 0 || memcmp(a->ids, b->ids, a->len * sizeof(*a->ids)) == 0);
 }
 
 void raft_ids_copy(struct raft_ids *ret, const struct raft_ids *s)
@@ -120,10 +124,12 @@ static bool set_valid(const struct raft_ids *s)
 
 bool conf_valid(const struct raft_conf_state *c)
 {
-    if (!set_valid(&c->voters) || !set_valid(&c->learners) || !set_valid(&c->voters_outgoing) || !set_valid(&c->learners_next))
+    if (!set_valid(&c->voters) || !set_valid(&c->learners) || !set_valid(&c->voters_outgoing) ||
+        !set_valid(&c->learners_next))
         return false;
     for (size_t i = 0; i < c->learners.len; i++)                                   /* (C1) */
-        if (conf_is_voter(c, c->learners.ids[i]) || raft_ids_contains(&c->learners_next, c->learners.ids[i]))
+        if (conf_is_voter(c, c->learners.ids[i]) ||
+            raft_ids_contains(&c->learners_next, c->learners.ids[i]))
             return false;
     for (size_t i = 0; i < c->learners_next.len; i++)
         if (!raft_ids_contains(&c->voters_outgoing, c->learners_next.ids[i])
@@ -186,7 +192,7 @@ static int apply_changes(struct change *ch, const struct raft_conf_change *chang
 {
     for (size_t i = 0; i < change->n_changes; i++) {
         uint64_t id = change->changes[i].node_id;
-        if (id == 0)        /* refused by the state machine: it counts as applied and changes nothing */
+        if (id == 0)  /* refused by the state machine: it counts as applied and changes nothing */
             continue;
         switch (change->changes[i].type) {
         case RAFT_CONF_ADD_NODE:
@@ -229,7 +235,8 @@ static int enter_joint(struct change *ch, const struct raft_conf_change *change)
 }
 
 /* At most one voter may differ, else the majorities of old and new need not meet. */
-static int simple(struct change *ch, const struct raft_conf_state *old, const struct raft_conf_change *change)
+static int simple(struct change *ch, const struct raft_conf_state *old,
+                  const struct raft_conf_change *change)
 {
     if (conf_is_joint(&ch->conf))
         return CONF_E_INVALID;
@@ -244,8 +251,8 @@ static int simple(struct change *ch, const struct raft_conf_state *old, const st
     return differ <= 1 ? 0 : CONF_E_INVALID;
 }
 
-int conf_change(const struct raft_conf_state *c, const struct raft_conf_change *change, struct raft_conf_state *ret,
-                struct raft_ids *ret_fresh)
+int conf_change(const struct raft_conf_state *c, const struct raft_conf_change *change,
+                struct raft_conf_state *ret, struct raft_ids *ret_fresh)
 {
     struct change ch = {0};
     conf_copy(&ch.conf, c);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Configurations: who votes, who learns, and how one configuration becomes the next. Pure functions on
- * struct raft_conf_state; what the change means for replication is raft/member.c's business.
+ * Configurations: who votes, who learns, and how one configuration becomes the next. Pure functions
+ * on struct raft_conf_state; what the change means for replication is raft/member.c's business.
  *
  * Outcome of conf_change(): CONF_E_INVALID, the change can't be applied to this configuration.
  */
@@ -22,7 +22,10 @@ void conf_copy(struct raft_conf_state *ret, const struct raft_conf_state *c);
 void conf_deinit(struct raft_conf_state *c);
 bool conf_equal(const struct raft_conf_state *a, const struct raft_conf_state *b);
 
-/* Sets ascending and without 0 or duplicates, learners disjoint from voters, bounded, and so on. Also right for an empty one. */
+/*
+ * Sets ascending and without 0 or duplicates, learners disjoint from voters, bounded, and so on.
+ * Also right for an empty one.
+ */
 bool conf_valid(const struct raft_conf_state *c);
 
 static inline bool conf_is_joint(const struct raft_conf_state *c)
@@ -36,13 +39,14 @@ static inline bool conf_is_singleton(const struct raft_conf_state *c)
     return c->voters.len == 1 && !conf_is_joint(c);
 }
 
-bool conf_is_voter(const struct raft_conf_state *c, uint64_t id);      /* in either half of a joint configuration */
+/* in either half of a joint configuration */
+bool conf_is_voter(const struct raft_conf_state *c, uint64_t id);
 bool conf_is_member(const struct raft_conf_state *c, uint64_t id);     /* voter or learner */
 
 /*
- * Applies a change as etcd does: none -> leave the joint configuration; one with an automatic transition -> simple; else
- * enter a joint configuration. ret_fresh gets the ids that begin anew, even if they were members before. Both outputs are
- * the caller's to free.
+ * Applies a change as etcd does: none -> leave the joint configuration; one with an automatic
+ * transition -> simple; else enter a joint configuration. ret_fresh gets the ids that begin anew,
+ * even if they were members before. Both outputs are the caller's to free.
  */
-int conf_change(const struct raft_conf_state *c, const struct raft_conf_change *change, struct raft_conf_state *ret,
-                struct raft_ids *ret_fresh);
+int conf_change(const struct raft_conf_state *c, const struct raft_conf_change *change,
+                struct raft_conf_state *ret, struct raft_ids *ret_fresh);

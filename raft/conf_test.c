@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Configuration changes: examples, and random sequences against a model that keeps one word per id instead of sets. Simple
- * changes one by one must lead where one joint change leads.
+ * Configuration changes: examples, and random sequences against a model that keeps one word per id
+ * instead of sets. Simple changes one by one must lead where one joint change leads.
  */
 #include "raft/conf.h"
 
@@ -27,18 +27,25 @@ static void conf_of(struct raft_conf_state *c, const char *voters, const char *l
 
 static struct raft_conf_single single(char kind, uint64_t id)
 {
-    enum raft_conf_change_type type = kind == 'v' ? RAFT_CONF_ADD_NODE : kind == 'l' ? RAFT_CONF_ADD_LEARNER
-        : kind == 'r' ? RAFT_CONF_REMOVE_NODE : RAFT_CONF_UPDATE_NODE;
+    enum raft_conf_change_type type = kind == 'v'   ? RAFT_CONF_ADD_NODE
+                                      : kind == 'l' ? RAFT_CONF_ADD_LEARNER
+                                      : kind == 'r' ? RAFT_CONF_REMOVE_NODE
+                                                    : RAFT_CONF_UPDATE_NODE;
     return (struct raft_conf_single){type, id};
 }
 
-/* Applies "v4 r1" to c in place; transition 'e' explicit, 'i' implicit, 'a' automatic. Returns the text of the result. */
+/*
+ * Applies "v4 r1" to c in place; transition 'e' explicit, 'i' implicit, 'a' automatic. Returns the
+ * text of the result.
+ */
 static const char *change(struct raft_conf_state *c, char transition, const char *text)
 {
     static struct buf out;
     struct raft_conf_single changes[CHANGES_MAX];
-    struct raft_conf_change cc = {
-        transition == 'e' ? RAFT_CONF_JOINT_EXPLICIT : transition == 'i' ? RAFT_CONF_JOINT_IMPLICIT : RAFT_CONF_AUTO, changes, 0};
+    struct raft_conf_change cc = {transition == 'e'   ? RAFT_CONF_JOINT_EXPLICIT
+                                  : transition == 'i' ? RAFT_CONF_JOINT_IMPLICIT
+                                                      : RAFT_CONF_AUTO,
+                                  changes, 0};
     for (; text[0]; text += text[2] ? 3 : 2)
         changes[cc.n_changes++] = single(text[0], (uint64_t)(text[1] - '0'));
     struct raft_conf_state next;
@@ -68,7 +75,7 @@ static void test_simple(void **state)
     assert_string_equal(change(&c, 'a', "r1"), "voters(2)");
     assert_string_equal(change(&c, 'a', "r5"), "voters(2)");
     assert_string_equal(change(&c, 'a', "r2"), "invalid");             /* the last voter */
-    assert_string_equal(change(&c, 'a', "v0"), "voters(2)");           /* refused by the state machine */
+    assert_string_equal(change(&c, 'a', "v0"), "voters(2)");  /* refused by the state machine */
     assert_string_equal(change(&c, 'a', ""), "invalid");               /* nothing to leave */
     conf_deinit(&c);
 }
@@ -85,7 +92,8 @@ static void test_joint(void **state)
     assert_string_equal(change(&c, 'a', ""), "voters(3 4)");
     assert_string_equal(change(&c, 'e', "r3 r4"), "invalid");
     /* Demoted: waits until the outgoing half is gone. Promoted again meanwhile: not at all. */
-    assert_string_equal(change(&c, 'i', "l3 v5"), "voters(4 5) outgoing(3 4) learners-next(3) auto-leave");
+    assert_string_equal(change(&c, 'i', "l3 v5"),
+                        "voters(4 5) outgoing(3 4) learners-next(3) auto-leave");
     assert_string_equal(change(&c, 'a', ""), "voters(4 5) learners(3)");
     assert_string_equal(change(&c, 'e', "l4 v4 l6 r3"), "voters(4 5) outgoing(4 5) learners(6)");
     assert_string_equal(change(&c, 'a', ""), "voters(4 5) learners(6)");
@@ -98,8 +106,12 @@ static void test_fresh(void **state)
     struct raft_conf_state next;
     struct raft_ids fresh;
     conf_of(&c, "12", "3");
-    /* 1 stays tracked through the outgoing half; 3 is removed and comes back as somebody new; 4 is new. */
-    struct raft_conf_single changes[] = {single('r', 1), single('v', 1), single('r', 3), single('l', 3), single('v', 4)};
+    /*
+     * 1 stays tracked through the outgoing half; 3 is removed and comes back as somebody new; 4 is
+     * new.
+     */
+    struct raft_conf_single changes[] = {single('r', 1), single('v', 1), single('r', 3),
+                                         single('l', 3), single('v', 4)};
     struct raft_conf_change cc = {RAFT_CONF_AUTO, changes, 5};
     assert_int_equal(conf_change(&c, &cc, &next, &fresh), 0);
     assert_int_equal(fresh.len, 2);
@@ -162,7 +174,8 @@ static void assert_like_model(const struct raft_conf_state *c, const char model[
     }
 }
 
-static bool apply(struct raft_conf_state *c, enum raft_conf_transition transition, const struct raft_conf_single *changes, size_t n)
+static bool apply(struct raft_conf_state *c, enum raft_conf_transition transition,
+                  const struct raft_conf_single *changes, size_t n)
 {
     struct raft_conf_change cc = {transition, changes, n};
     struct raft_conf_state next;
@@ -197,7 +210,8 @@ static void random_round(struct rng *rng)
         }
         bool possible = model_voters(model) > 0;
         assert_int_equal(apply(&joint, RAFT_CONF_JOINT_EXPLICIT, changes, n), possible);
-        if (!possible || !one_by_one)      /* a change in between removed the last voter: only the joint way leads on */
+        /* a change in between removed the last voter: only the joint way leads on */
+        if (!possible || !one_by_one)
             break;
         assert_false(apply(&joint, RAFT_CONF_JOINT_EXPLICIT, changes, n));
         for (uint64_t id = 1; id <= IDS; id++)
@@ -222,8 +236,8 @@ static void test_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_simple), cmocka_unit_test(test_joint), cmocka_unit_test(test_fresh), cmocka_unit_test(test_valid),
-        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_simple), cmocka_unit_test(test_joint),  cmocka_unit_test(test_fresh),
+        cmocka_unit_test(test_valid),  cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

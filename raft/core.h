@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The inside of struct raft, shared by the files of this folder and by nobody else. Each group of functions says which file
- * has it.
+ * The inside of struct raft, shared by the files of this folder and by nobody else. Each group of
+ * functions says which file has it.
  */
 #pragma once
 
@@ -17,7 +17,8 @@
 
 enum {
     RAFT_WRITES_MAX = 4096,          /* readies handed out and not PERSISTED */
-    RAFT_READS_FORWARDED_MAX = 4096, /* reads sent to the leader and not answered; the oldest is given up */
+    /* reads sent to the leader and not answered; the oldest is given up */
+    RAFT_READS_FORWARDED_MAX = 4096,
     RAFT_READS_PENDING_MAX = 65536,  /* reads a leader holds until they are confirmed */
 };
 /* Beyond any that a cluster can reach, so that arithmetic on what the network says never wraps. */
@@ -25,7 +26,8 @@ enum {
 #define RAFT_INDEX_MAX ((uint64_t)1 << 62)
 
 struct raft_messages {
-    struct raft_message *items;      /* of an APP: entries == NULL and n_entries > 0 until raft_ready() points them into the log */
+    /* of an APP: entries == NULL and n_entries > 0 until raft_ready() points them into the log */
+    struct raft_message *items;
     size_t len;
     size_t cap;
 };
@@ -36,9 +38,12 @@ struct raft_owned {
     size_t n;
 };
 
-/* An acknowledgement of this member to itself: our own vote, or our own append. Delivered when the disk has it. */
+/*
+ * An acknowledgement of this member to itself: our own vote, or our own append. Delivered when the
+ * disk has it.
+ */
 struct raft_self_ack {
-    uint64_t number;                 /* the ready that hands the write out; 0 = not handed out yet */
+    uint64_t number;  /* the ready that hands the write out; 0 = not handed out yet */
     enum raft_message_type type;
     uint64_t term;
     uint64_t index;
@@ -106,8 +111,8 @@ struct raft {
     uint64_t uncommitted_bytes;      /* payloads appended and not yet applied */
 
     /* Reads: read_index.c. */
-    struct raft_read_requests reads_postponed;      /* until an entry of the own term is committed */
-    struct raft_read_requests reads_unconfirmed;    /* read number reads_confirmed + 1 stands first */
+    struct raft_read_requests reads_postponed;  /* until an entry of the own term is committed */
+    struct raft_read_requests reads_unconfirmed;  /* read number reads_confirmed + 1 stands first */
     uint64_t reads_confirmed;
     struct raft_u64s reads_forwarded;
     struct {
@@ -117,7 +122,8 @@ struct raft {
     } reads;
     struct raft_u64s reads_lost;
 
-    uint64_t lost_tail_index;        /* the leader relies on our having entries up to here, and we don't; 0 = all is well */
+    /* the leader relies on our having entries up to here, and we don't; 0 = all is well */
+    uint64_t lost_tail_index;
 
     /* What the next ready hands out. */
     struct raft_messages messages;
@@ -184,7 +190,8 @@ void replicate_broadcast_heartbeat(struct raft *r);
 bool replicate_commit(struct raft *r);
 void replicate_acked(struct raft *r, struct progress *p, uint64_t index);
 int replicate_handle_response(struct raft *r, struct progress *p, const struct raft_message *m);
-int replicate_handle_heartbeat_response(struct raft *r, struct progress *p, const struct raft_message *m);
+int replicate_handle_heartbeat_response(struct raft *r, struct progress *p,
+                                        const struct raft_message *m);
 
 /* follow.c */
 int follow_handle_append(struct raft *r, const struct raft_message *m);
@@ -199,7 +206,8 @@ void snapshot_installed(struct raft *r, uint64_t index);
 
 /* member.c */
 struct progress *member_find(const struct raft *r, uint64_t id);
-void member_switch(struct raft *r, const struct raft_conf_state *conf, const struct raft_ids *fresh);
+void member_switch(struct raft *r, const struct raft_conf_state *conf,
+                   const struct raft_ids *fresh);
 int member_conf_applied(struct raft *r, const struct raft_conf_change *change);
 bool member_quorum_active(const struct raft *r);
 bool member_unapplied_change(const struct raft *r);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The words in which raft is shown. An entry is term/index, type unless normal, data; a message is from->to, name, term, and
- * whatever of its fields says something. Data is quoted when it is short and printable. Thread: any.
+ * The words in which raft is shown. An entry is term/index, type unless normal, data; a message is
+ * from->to, name, term, and whatever of its fields says something. Data is quoted when it is short
+ * and printable. Thread: any.
  */
 #include "raft/describe.h"
 
@@ -129,7 +130,8 @@ static void describe_context(struct buf *b, struct bytes context)
 
 void describe_message(struct buf *b, const struct raft_message *m)
 {
-    buf_printf(b, "%llu->%llu %s", (unsigned long long)m->from, (unsigned long long)m->to, describe_message_type(m->type));
+    buf_printf(b, "%llu->%llu %s", (unsigned long long)m->from, (unsigned long long)m->to,
+               describe_message_type(m->type));
     if (m->term != 0)
         describe_u64(b, "term", m->term);
     switch (m->type) {
@@ -194,8 +196,8 @@ void describe_progress(struct buf *b, const struct raft_progress *p)
 {
     static const char *const states[] = {"probe", "replicate", "snapshot"};
     check(p->state < sizeof(states) / sizeof(states[0]));
-    buf_printf(b, "%llu %s match %llu next %llu", (unsigned long long)p->id, states[p->state], (unsigned long long)p->match,
-               (unsigned long long)p->next);
+    buf_printf(b, "%llu %s match %llu next %llu", (unsigned long long)p->id, states[p->state],
+               (unsigned long long)p->match, (unsigned long long)p->next);
     if (p->is_learner)
         buf_append_str(b, " learner");
     if (p->paused)
@@ -211,20 +213,22 @@ void describe_progress(struct buf *b, const struct raft_progress *p)
 static void describe_state(struct buf *b, const struct raft_ready *rd, const char *indent)
 {
     if (rd->soft_changed)
-        buf_printf(b, "%sis %s, leader %llu\n", indent, describe_role(rd->role), (unsigned long long)rd->leader);
+        buf_printf(b, "%sis %s, leader %llu\n", indent, describe_role(rd->role),
+                   (unsigned long long)rd->leader);
     if (rd->hard_state_changed)
-        buf_printf(b, "%sterm %llu vote %llu commit %llu%s\n", indent, (unsigned long long)rd->hard_state.term,
-                   (unsigned long long)rd->hard_state.vote, (unsigned long long)rd->hard_state.commit,
-                   rd->must_sync ? "" : " (no sync)");
+        buf_printf(b, "%sterm %llu vote %llu commit %llu%s\n", indent,
+                   (unsigned long long)rd->hard_state.term, (unsigned long long)rd->hard_state.vote,
+                   (unsigned long long)rd->hard_state.commit, rd->must_sync ? "" : " (no sync)");
     if (rd->snapshot) {
-        buf_printf(b, "%sinstall snapshot %llu/%llu ", indent, (unsigned long long)rd->snapshot->term,
-                   (unsigned long long)rd->snapshot->index);
+        buf_printf(b, "%sinstall snapshot %llu/%llu ", indent,
+                   (unsigned long long)rd->snapshot->term, (unsigned long long)rd->snapshot->index);
         describe_conf(b, &rd->snapshot->conf);
         buf_append_str(b, "\n");
     }
 }
 
-static void describe_list(struct buf *b, const char *indent, const char *verb, const struct raft_entry *entries, size_t n)
+static void describe_list(struct buf *b, const char *indent, const char *verb,
+                          const struct raft_entry *entries, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         buf_printf(b, "%s%s ", indent, verb);
@@ -233,7 +237,8 @@ static void describe_list(struct buf *b, const char *indent, const char *verb, c
     }
 }
 
-static void describe_queue(struct buf *b, const char *indent, const char *verb, const struct raft_message *messages, size_t n)
+static void describe_queue(struct buf *b, const char *indent, const char *verb,
+                           const struct raft_message *messages, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         buf_printf(b, "%s%s ", indent, verb);

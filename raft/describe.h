@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Text for people: one line per entry, message or configuration. Logs, script transcripts and simulators print the same
- * words, so that they can be compared. Appended to b without a newline, except by describe_ready().
+ * Text for people: one line per entry, message or configuration. Logs, script transcripts and
+ * simulators print the same words, so that they can be compared. Appended to b without a newline,
+ * except by describe_ready().
  */
 #pragma once
 

@@ -2,17 +2,20 @@
 /*
  * Elections and transfers of leadership (dissertation 3.4, 3.10, 4.2.3 and 9.6).
  *
- *                      timeout                       pre-votes of a quorum
- *     follower ------------------> pre-candidate ---------------------------> candidate ----> leader
- *        ^                              |             (without pre-vote,           |  votes of     |
- *        |        refused, or a leader  |              or told by TIMEOUT_NOW:     |  a quorum     |
- *        +------------------------------+---- higher term -- straight there) ------+---------------+
+ *                 timeout                pre-votes of            votes of
+ *     follower --------------> pre-candidate ----------> candidate ------> leader
+ *        ^                          |         a quorum       |    a quorum   |
+ *        |  refused, or a leader    |                        |               |
+ *        +--------------------------+------------------------+---------------+
+ *                      a higher term, or no quorum for an election timeout
+ *
+ * Without pre-vote, and when told by TIMEOUT_NOW, a follower becomes candidate at once.
  *
  * Invariants
  *   (E1) a pre-vote changes neither term nor vote, of the asker nor of the asked.
  *   (E2) one vote per term, durable before it is answered and before it counts for ourselves.
- *   (E3) nobody campaigns who is no voter, awaits a snapshot, or has a committed but unapplied configuration change: it
- *        would count the wrong quorum.
+ *   (E3) nobody campaigns who is no voter, awaits a snapshot, or has a committed but unapplied
+ *        configuration change: it would count the wrong quorum.
  *
  * Thread: the raft thread.
  */
@@ -53,10 +56,13 @@ static void become_leader(struct raft *r)
     struct progress *self = member_find(r, r->id);
     progress_become_replicate(self);
     self->recent_active = true;
-    /* There may be an unapplied change among what we took over; scanning for it is not worth while. */
+    /*
+     * There may be an unapplied change among what we took over; scanning for it is not worth while.
+     */
     r->conf_index_pending = raft_log_last(&r->log);
     const struct raft_entry empty = {.type = RAFT_ENTRY_NORMAL};
-    check(replicate_append_own(r, &empty, 1));      /* commits what older terms left: only our own term's entries can be counted */
+    /* commits what older terms left: only our own term's entries can be counted */
+    check(replicate_append_own(r, &empty, 1));
 }
 
 static void campaign(struct raft *r, bool pre, bool transfer)
@@ -72,20 +78,24 @@ static void campaign(struct raft *r, bool pre, bool transfer)
         if (!conf_is_voter(&r->conf, id))
             continue;
         if (id == r->id) {
-            raft_self_ack(r, pre ? RAFT_MSG_PRE_VOTE_RESP : RAFT_MSG_VOTE_RESP, term, 0);       /* (E2) */
+            raft_self_ack(r, pre ? RAFT_MSG_PRE_VOTE_RESP : RAFT_MSG_VOTE_RESP, term, 0); /* (E2) */
             continue;
         }
         raft_send(r, (struct raft_message){
-            .type = ask, .to = id, .term = term, .index = raft_log_last(&r->log), .log_term = raft_log_last_term(&r->log),
-            .context = transfer ? bytes_str(transfer_context) : BYTES_NULL,
-        });
+                         .type = ask,
+                         .to = id,
+                         .term = term,
+                         .index = raft_log_last(&r->log),
+                         .log_term = raft_log_last_term(&r->log),
+                         .context = transfer ? bytes_str(transfer_context) : BYTES_NULL,
+                     });
     }
 }
 
 int election_start(struct raft *r, bool transfer)
 {
-    if (r->role == RAFT_LEADER || !election_promotable(r) || member_unapplied_change(r) || follow_lost_tail(r)
-        || r->term >= RAFT_TERM_MAX)                                               /* (E3) */
+    if (r->role == RAFT_LEADER || !election_promotable(r) || member_unapplied_change(r) ||
+        follow_lost_tail(r) || r->term >= RAFT_TERM_MAX) /* (E3) */
         return RAFT_E_NOT_READY;
     /* A transfer needs no pre-vote: we know that we are not coming back from a partition. */
     campaign(r, r->pre_vote && !transfer, transfer);
@@ -117,10 +127,14 @@ void election_handle_request(struct raft *r, const struct raft_message *m)
     if (follow_lost_tail(r))
         return;
     if (!may_vote_for(r, m)) {
-        raft_send(r, (struct raft_message){.type = answer, .to = m->from, .term = r->term, .reject = true});
+        raft_send(r, (struct raft_message){
+                         .type = answer, .to = m->from, .term = r->term, .reject = true});
         return;
     }
-    /* The request's term, not ours: they differ for a pre-vote, and the asker drops answers of an old term. */
+    /*
+     * The request's term, not ours: they differ for a pre-vote, and the asker drops answers of an
+     * old term.
+     */
     raft_send(r, (struct raft_message){.type = answer, .to = m->from, .term = m->term});
     if (!pre) {                                                                    /* (E1) */
         r->election_elapsed = 0;
@@ -172,7 +186,7 @@ static int transfer_as_leader(struct raft *r, uint64_t target)
         return RAFT_E_NOT_READY;
     if (r->lead_transferee == target)
         return 0;
-    r->lead_transferee = 0;                        /* a new target ends the transfer to the old one */
+    r->lead_transferee = 0;  /* a new target ends the transfer to the old one */
     if (target == r->id)
         return 0;
     r->election_elapsed = 0;                       /* it has one election timeout to succeed */
@@ -191,7 +205,8 @@ int transfer_start(struct raft *r, uint64_t target)
     if (r->role != RAFT_FOLLOWER || r->leader == 0 || target == 0)
         return RAFT_E_NOT_READY;
     /* Forwarded in the name of the target, as etcd does it. */
-    raft_send(r, (struct raft_message){.type = RAFT_MSG_TRANSFER_LEADER, .to = r->leader, .from = target});
+    raft_send(r, (struct raft_message){
+                     .type = RAFT_MSG_TRANSFER_LEADER, .to = r->leader, .from = target});
     return 0;
 }
 

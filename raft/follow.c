@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A follower's answers to its leader's appends and heartbeats (dissertation 3.5; fast rejection: end of 3.5).
+ * A follower's answers to its leader's appends and heartbeats (dissertation 3.5; fast rejection:
+ * end of 3.5).
  *
  * Invariants
  *   (F1) an entry is replaced only by one that conflicts with it, and never a committed one.
  *   (F2) commit never passes what we have of this leader's log.
- *   (F3) a leader that counts on entries we don't have proves that our log was lost: until they are here again we
- *        neither vote nor campaign, because we could elect a leader without entries that were committed thanks to us.
+ *   (F3) a leader that counts on entries we don't have proves that our log was lost: until they are
+ *        here again we neither vote nor campaign, because we could elect a leader without entries
+ *        that were committed thanks to us.
  *
  * Thread: the raft thread.
  */
@@ -23,17 +25,24 @@ static void acknowledge(struct raft *r, uint64_t to, uint64_t index)
 }
 
 /*
- * The hint is the largest position where the logs can still agree: not above the leader's position, and of a term not above
- * the leader's there. It skips our whole uncommitted tail of larger terms at once.
+ * The hint is the largest position where the logs can still agree: not above the leader's position,
+ * and of a term not above the leader's there. It skips our whole uncommitted tail of larger terms
+ * at once.
  */
 static void reject(struct raft *r, const struct raft_message *m)
 {
     uint64_t last = raft_log_last(&r->log);
     uint64_t hint_term;
-    uint64_t hint = raft_log_find_by_term(&r->log, m->index < last ? m->index : last, m->log_term, &hint_term);
+    uint64_t hint =
+        raft_log_find_by_term(&r->log, m->index < last ? m->index : last, m->log_term, &hint_term);
     raft_send(r, (struct raft_message){
-        .type = RAFT_MSG_APP_RESP, .to = m->from, .index = m->index, .reject = true, .reject_hint = hint, .log_term = hint_term,
-    });
+                     .type = RAFT_MSG_APP_RESP,
+                     .to = m->from,
+                     .index = m->index,
+                     .reject = true,
+                     .reject_hint = hint,
+                     .log_term = hint_term,
+                 });
 }
 
 int follow_handle_append(struct raft *r, const struct raft_message *m)
@@ -50,8 +59,7 @@ int follow_handle_append(struct raft *r, const struct raft_message *m)
     size_t known = raft_log_find_new(l, m->entries, m->n_entries);
     if (known < m->n_entries) {
         uint64_t from = m->entries[known].index;
-        if (from <= l->committed)                                                  /* (F1) */
-            return RAFT_E_INVALID;
+        check(from > l->committed);  /* (F1): it is behind m->index, which is not below committed */
         if (from <= raft_log_last(l)) {
             raft_pin_messages(r);
             raft_log_truncate(l, from);
@@ -72,6 +80,8 @@ int follow_handle_heartbeat(struct raft *r, const struct raft_message *m)
         return RAFT_E_LOST_TAIL;
     }
     raft_log_commit(&r->log, m->commit);
-    raft_send(r, (struct raft_message){.type = RAFT_MSG_HEARTBEAT_RESP, .to = m->from, .context = raft_keep_bytes(r, m->context)});
+    raft_send(r, (struct raft_message){.type = RAFT_MSG_HEARTBEAT_RESP,
+                                       .to = m->from,
+                                       .context = raft_keep_bytes(r, m->context)});
     return 0;
 }

@@ -4,18 +4,21 @@
  *
  *      base          applied      applying     committed      handed       last
  *   ----|---------------|------------|------------|--------------|-----------|
- *       first ...                          persisted (moves below handed, on either side of committed)
+ *       first ...         persisted is below handed, on either side of committed
  *
- * An entry is handed out to be written, becomes persisted when the disk says so, is committed when a quorum has it, is
- * handed out to be applied when it is both, and is dropped by a compaction when it is applied.
+ * An entry is handed out to be written, becomes persisted when the disk says so, is committed when
+ * a quorum has it, is handed out to be applied when it is both, and is dropped by a compaction when
+ * it is applied.
  *
  * Invariants
- *   (L1) entry i stands at entries[start + i - base_index - 1]; indices are consecutive, terms never fall.
- *   (L2) base_index <= applied <= applying <= committed <= last, but while a snapshot is pending applied and applying are
- *        below the base: nothing is applied until it is installed.
- *   (L3) persisted <= handed <= last; truncation moves both back, so what replaces an entry is written again.
- *   (L4) the entries are one contiguous array, so that a ready and a message can point into it. Compaction moves start;
- *        the hole is reclaimed when the array would have to grow.
+ *   (L1) entry i stands at entries[start + i - base_index - 1]; indices are consecutive, terms
+ *        never fall.
+ *   (L2) base_index <= applied <= applying <= committed <= last, but while a snapshot is pending
+ *        applied and applying are below the base: nothing is applied until it is installed.
+ *   (L3) persisted <= handed <= last; truncation moves both back, so what replaces an entry is
+ *        written again.
+ *   (L4) the entries are one contiguous array, so that a ready and a message can point into it.
+ *        Compaction moves start; the hole is reclaimed when the array would have to grow.
  *
  * Thread: the raft thread.
  */
@@ -72,11 +75,17 @@ struct raft_snapshot *raft_snapshot_free(struct raft_snapshot *s)
     return NULL;
 }
 
-void raft_log_init(struct raft_log *l, uint64_t base_index, uint64_t base_term, uint64_t applying_bytes_max)
+void raft_log_init(struct raft_log *l, uint64_t base_index, uint64_t base_term,
+                   uint64_t applying_bytes_max)
 {
     *l = (struct raft_log){
-        .base_index = base_index, .base_term = base_term, .handed = base_index, .persisted = base_index,
-        .committed = base_index, .applying = base_index, .applied = base_index,
+        .base_index = base_index,
+        .base_term = base_term,
+        .handed = base_index,
+        .persisted = base_index,
+        .committed = base_index,
+        .applying = base_index,
+        .applied = base_index,
         .applying_bytes_max = applying_bytes_max ? applying_bytes_max : UINT64_MAX,
     };
 }
@@ -161,7 +170,8 @@ void raft_log_append(struct raft_log *l, const struct raft_entry *entries, size_
     l->len += n;
 }
 
-void raft_log_append_own(struct raft_log *l, const struct raft_entry *entries, size_t n, uint64_t term)
+void raft_log_append_own(struct raft_log *l, const struct raft_entry *entries, size_t n,
+                         uint64_t term)
 {
     reserve(l, n);
     struct raft_entry *to = &l->entries[l->start + l->len];
@@ -218,7 +228,8 @@ size_t raft_log_find_new(const struct raft_log *l, const struct raft_entry *entr
     return n;
 }
 
-uint64_t raft_log_find_by_term(const struct raft_log *l, uint64_t index, uint64_t term, uint64_t *ret_term)
+uint64_t raft_log_find_by_term(const struct raft_log *l, uint64_t index, uint64_t term,
+                               uint64_t *ret_term)
 {
     for (; index > 0; index--) {
         uint64_t t;
@@ -277,7 +288,10 @@ size_t raft_log_to_write(const struct raft_log *l, const struct raft_entry **ret
     return n;
 }
 
-/* Only what is durable here is applied: the applied state must never be ahead of this member's own log. */
+/*
+ * Only what is durable here is applied: the applied state must never be ahead of this member's own
+ * log.
+ */
 static uint64_t appliable(const struct raft_log *l)
 {
     return l->committed < l->persisted ? l->committed : l->persisted;
@@ -288,7 +302,8 @@ size_t raft_log_to_apply(const struct raft_log *l, const struct raft_entry **ret
     if (l->applying_paused || l->snapshot || l->applying >= appliable(l))
         return 0;
     *ret = raft_log_at(l, l->applying + 1);
-    return raft_log_fit(l, l->applying + 1, appliable(l), l->applying_bytes_max - l->applying_bytes);
+    return raft_log_fit(l, l->applying + 1, appliable(l),
+                        l->applying_bytes_max - l->applying_bytes);
 }
 
 void raft_log_advance_write(struct raft_log *l)
@@ -301,20 +316,22 @@ void raft_log_advance_write(struct raft_log *l)
 void raft_log_advance_apply(struct raft_log *l, uint64_t index)
 {
     check(index > l->applying && index <= appliable(l));
-    l->applying_bytes += raft_entries_bytes(raft_log_at(l, l->applying + 1), (size_t)(index - l->applying));
+    l->applying_bytes +=
+        raft_entries_bytes(raft_log_at(l, l->applying + 1), (size_t)(index - l->applying));
     l->applying = index;
     l->applying_paused = l->applying_bytes >= l->applying_bytes_max || index < appliable(l);
 }
 
 void raft_log_sanity(const struct raft_log *l)
 {
-    check(l->persisted <= l->handed && l->handed <= raft_log_last(l));                             /* (L3) */
-    check(l->applied <= l->applying && l->applying <= l->committed && l->committed <= raft_log_last(l));
+    check(l->persisted <= l->handed && l->handed <= raft_log_last(l)); /* (L3) */
+    check(l->applied <= l->applying && l->applying <= l->committed &&
+          l->committed <= raft_log_last(l));
     check(l->base_index <= l->persisted);
     check(l->snapshot ? l->snapshot->index == l->base_index || l->base_index > l->snapshot->index
-                      : l->base_index <= l->applied);                                              /* (L2) */
+                      : l->base_index <= l->applied); /* (L2) */
     uint64_t term = l->base_term;
-    for (uint64_t i = raft_log_first(l); i <= raft_log_last(l); i++) {                             /* (L1) */
+    for (uint64_t i = raft_log_first(l); i <= raft_log_last(l); i++) { /* (L1) */
         const struct raft_entry *e = raft_log_at(l, i);
         check(e->index == i && e->term >= term);
         term = e->term;

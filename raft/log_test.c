@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The log against a naive model under random appends, truncations, compactions and cursors; total functions at the edges. */
+/*
+ * The log against a naive model under random appends, truncations, compactions and cursors; total
+ * functions at the edges.
+ */
 #include "raft/log.h"
 
 #include <setjmp.h>
@@ -116,12 +119,14 @@ static void test_find_by_term(void **state)
     assert_int_equal(raft_log_find_by_term(&l, 6, 2, &t), 1);
     assert_int_equal(raft_log_find_by_term(&l, 3, 0, &t), 0);
     assert_int_equal(t, 0);
-    assert_int_equal(raft_log_find_by_term(&l, UINT64_MAX, 5, &t), UINT64_MAX);      /* beyond the end: nothing is known */
+    /* beyond the end: nothing is known */
+    assert_int_equal(raft_log_find_by_term(&l, UINT64_MAX, 5, &t), UINT64_MAX);
     assert_int_equal(t, 0);
     l.committed = l.persisted = l.handed = l.applying = l.applied = 4;
     raft_log_compact(&l, 4);
     assert_int_equal(raft_log_find_by_term(&l, 6, 4, &t), 4);
-    assert_int_equal(raft_log_find_by_term(&l, 6, 2, &t), 3);      /* compacted: as far as anybody can tell */
+    /* compacted: as far as anybody can tell */
+    assert_int_equal(raft_log_find_by_term(&l, 6, 2, &t), 3);
     assert_int_equal(t, 0);
     raft_log_deinit(&l);
 }
@@ -176,8 +181,9 @@ static void test_snapshot(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random), cmocka_unit_test(test_limits), cmocka_unit_test(test_find_by_term),
-        cmocka_unit_test(test_persist_ignores_replaced), cmocka_unit_test(test_snapshot),
+        cmocka_unit_test(test_random),       cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_find_by_term), cmocka_unit_test(test_persist_ignores_replaced),
+        cmocka_unit_test(test_snapshot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

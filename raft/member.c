@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The members as this node sees them: one progress per voter and learner, kept in step with the configuration, which changes
- * when a committed configuration entry is applied, and when a snapshot is restored.
+ * The members as this node sees them: one progress per voter and learner, kept in step with the
+ * configuration, which changes when a committed configuration entry is applied, and when a snapshot
+ * is restored.
  *
  * Invariants
  *   (M1) members holds exactly the ids of conf, ascending.
@@ -43,7 +44,8 @@ static void add_missing(struct raft *r, const struct raft_ids *ids)
         for (; at > 0 && r->members.items[at - 1].id > id; at--)
             r->members.items[at] = r->members.items[at - 1];
         uint64_t last = raft_log_last(&r->log);
-        progress_init(&r->members.items[at], id, last > 0 ? last : 1, false, r->inflight_messages_max, r->inflight_bytes_max);
+        progress_init(&r->members.items[at], id, last > 0 ? last : 1, false,
+                      r->inflight_messages_max, r->inflight_bytes_max);
     }
 }
 
@@ -72,7 +74,8 @@ void member_switch(struct raft *r, const struct raft_conf_state *conf, const str
     add_missing(r, &r->conf.voters_outgoing);
     add_missing(r, &r->conf.learners);
     for (size_t i = 0; i < r->members.len; i++)
-        r->members.items[i].is_learner = raft_ids_contains(&r->conf.learners, r->members.items[i].id);
+        r->members.items[i].is_learner =
+            raft_ids_contains(&r->conf.learners, r->members.items[i].id);
     if (r->role != RAFT_LEADER)
         return;
     if (conf_is_voter(&r->conf, r->id))

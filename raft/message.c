@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a message from another member must look like before it may change anything. Whatever passes here is handled by
- * total functions; whatever does not is RAFT_E_INVALID and leaves no trace. Thread: the raft thread.
+ * What a message from another member must look like before it may change anything. Whatever passes
+ * here is handled by total functions; whatever does not is RAFT_E_INVALID and leaves no trace.
+ * Thread: the raft thread.
  */
 #include "raft/core.h"
 
@@ -47,19 +48,21 @@ static bool append_valid(const struct raft_message *m)
 static bool snapshot_valid(const struct raft_message *m)
 {
     const struct raft_snapshot *s = m->snapshot;
-    return s && s->index > 0 && s->index <= RAFT_INDEX_MAX && s->term > 0 && s->term <= m->term && s->conf.voters.len > 0
-        && conf_valid(&s->conf);
+    return s && s->index > 0 && s->index <= RAFT_INDEX_MAX && s->term > 0 && s->term <= m->term &&
+           s->conf.voters.len > 0 && conf_valid(&s->conf);
 }
 
 static bool is_response(enum raft_message_type type)
 {
-    return type == RAFT_MSG_APP_RESP || type == RAFT_MSG_VOTE_RESP || type == RAFT_MSG_HEARTBEAT_RESP
-        || type == RAFT_MSG_READ_INDEX_RESP || type == RAFT_MSG_PRE_VOTE_RESP;
+    return type == RAFT_MSG_APP_RESP || type == RAFT_MSG_VOTE_RESP ||
+           type == RAFT_MSG_HEARTBEAT_RESP || type == RAFT_MSG_READ_INDEX_RESP ||
+           type == RAFT_MSG_PRE_VOTE_RESP;
 }
 
 bool raft_message_valid(const struct raft *r, const struct raft_message *m)
 {
-    if (!from_network(m->type) || m->to != r->id || m->from == 0 || m->from == r->id || m->term > RAFT_TERM_MAX)
+    if (!from_network(m->type) || m->to != r->id || m->from == 0 || m->from == r->id ||
+        m->term > RAFT_TERM_MAX)
         return false;
     if (m->term == 0 && m->type != RAFT_MSG_PROP && m->type != RAFT_MSG_READ_INDEX)
         return false;

@@ -4,8 +4,10 @@
  *
  * Invariants
  *   (P1) match < next. Entries in (match, next) are under way.
- *   (P2) in state snapshot nothing is sent; next is snapshot_index + 1, unless a late rejection lowered it.
- *   (P3) the window's byte counter is the sum of its messages' bytes; a change of state empties both together.
+ *   (P2) in state snapshot nothing is sent; next is snapshot_index + 1, unless a late rejection
+ *        lowered it.
+ *   (P3) the window's byte counter is the sum of its messages' bytes; a change of state empties
+ *        both together.
  *
  * Thread: the raft thread.
  */
@@ -70,9 +72,13 @@ bool inflights_full(const struct inflights *in)
     return in->len == in->messages_max || (in->bytes_max != 0 && in->bytes >= in->bytes_max);
 }
 
-void progress_init(struct progress *p, uint64_t id, uint64_t next, bool is_learner, uint32_t messages_max, uint64_t bytes_max)
+void progress_init(struct progress *p, uint64_t id, uint64_t next, bool is_learner,
+                   uint32_t messages_max, uint64_t bytes_max)
 {
-    /* A new member counts as active: it has had no chance to speak yet, and must not make the quorum check fail. */
+    /*
+     * A new member counts as active: it has had no chance to speak yet, and must not make the
+     * quorum check fail.
+     */
     *p = (struct progress){.id = id, .next = next, .is_learner = is_learner, .recent_active = true};
     inflights_init(&p->inflights, messages_max, bytes_max);
 }
@@ -86,7 +92,8 @@ void progress_reset(struct progress *p, uint64_t match, uint64_t next)
 {
     struct inflights in = p->inflights;
     inflights_reset(&in);
-    *p = (struct progress){.id = p->id, .match = match, .next = next, .is_learner = p->is_learner, .inflights = in};
+    *p = (struct progress){
+        .id = p->id, .match = match, .next = next, .is_learner = p->is_learner, .inflights = in};
 }
 
 static void change_state(struct progress *p, enum progress_state state)
@@ -106,7 +113,9 @@ static void regress_commit(struct progress *p)
 void progress_become_probe(struct progress *p)
 {
     /* After a snapshot that was delivered, what it covers need not be sent again. */
-    uint64_t from = p->state == PROGRESS_SNAPSHOT && p->snapshot_index > p->match ? p->snapshot_index : p->match;
+    uint64_t from = p->state == PROGRESS_SNAPSHOT && p->snapshot_index > p->match
+                        ? p->snapshot_index
+                        : p->match;
     change_state(p, PROGRESS_PROBE);
     p->next = from + 1;
     regress_commit(p);

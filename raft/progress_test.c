@@ -142,8 +142,9 @@ static void test_commit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_window_random), cmocka_unit_test(test_rejected), cmocka_unit_test(test_acked),
-        cmocka_unit_test(test_states), cmocka_unit_test(test_commit),
+        cmocka_unit_test(test_window_random), cmocka_unit_test(test_rejected),
+        cmocka_unit_test(test_acked),         cmocka_unit_test(test_states),
+        cmocka_unit_test(test_commit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

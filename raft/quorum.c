@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Majorities: an index is committed, or an election won, by a quorum of each half (dissertation 3.3 and 4.3). Thread: any. */
+/*
+ * Majorities: an index is committed, or an election won, by a quorum of each half (dissertation 3.3
+ * and 4.3). Thread: any.
+ */
 #include "raft/quorum.h"
 
 #include "base/check.h"
@@ -22,7 +25,8 @@ uint64_t quorum_index(const struct raft_ids *voters, quorum_acked_fn acked, cons
     return sorted[n / 2];
 }
 
-enum quorum_result quorum_votes(const struct raft_ids *voters, quorum_vote_fn vote, const void *context)
+enum quorum_result quorum_votes(const struct raft_ids *voters, quorum_vote_fn vote,
+                                const void *context)
 {
     size_t yes = 0;
     size_t open = 0;
@@ -39,14 +43,16 @@ enum quorum_result quorum_votes(const struct raft_ids *voters, quorum_vote_fn vo
     return yes + open >= needed ? QUORUM_PENDING : QUORUM_LOST;
 }
 
-uint64_t quorum_joint_index(const struct raft_conf_state *conf, quorum_acked_fn acked, const void *context)
+uint64_t quorum_joint_index(const struct raft_conf_state *conf, quorum_acked_fn acked,
+                            const void *context)
 {
     uint64_t a = quorum_index(&conf->voters, acked, context);
     uint64_t b = quorum_index(&conf->voters_outgoing, acked, context);
     return a < b ? a : b;
 }
 
-enum quorum_result quorum_joint_votes(const struct raft_conf_state *conf, quorum_vote_fn vote, const void *context)
+enum quorum_result quorum_joint_votes(const struct raft_conf_state *conf, quorum_vote_fn vote,
+                                      const void *context)
 {
     enum quorum_result a = quorum_votes(&conf->voters, vote, context);
     enum quorum_result b = quorum_votes(&conf->voters_outgoing, vote, context);

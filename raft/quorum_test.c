@@ -50,7 +50,10 @@ static uint64_t slow_index(const struct raft_ids *s, const struct world *w)
     }
 }
 
-/* By definition: is won if the yes voters are a majority; is lost if they were not even with every open vote. */
+/*
+ * By definition: is won if the yes voters are a majority; is lost if they were not even with every
+ * open vote.
+ */
 static enum quorum_result slow_votes(const struct raft_ids *s, const struct world *w)
 {
     size_t yes = 0;
@@ -98,7 +101,8 @@ static void test_examples(void **state)
     struct raft_ids three = {ids, 3};
     struct raft_ids four = {ids, 4};
     struct raft_ids none = {0};
-    struct world w = {.acked = {0, 100, 101, 99, 103}, .votes = {0, QUORUM_VOTE_YES, QUORUM_VOTE_YES, QUORUM_VOTE_NO}};
+    struct world w = {.acked = {0, 100, 101, 99, 103},
+                      .votes = {0, QUORUM_VOTE_YES, QUORUM_VOTE_YES, QUORUM_VOTE_NO}};
     assert_int_equal(quorum_index(&three, acked, &w), 100);
     assert_int_equal(quorum_index(&four, acked, &w), 100);      /* three of four are needed */
     assert_true(quorum_index(&none, acked, &w) == UINT64_MAX);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The front of the state machine: making it, the inputs, and the rules about terms that every message meets first.
+ * The front of the state machine: making it, the inputs, and the rules about terms that every
+ * message meets first.
  *
  * Invariants
  *   (R1) term never falls; vote is for this term.
  *   (R2) a pre-vote request, and a granted pre-vote, never change the term.
  *   (R3) role leader: leader is ourselves, we are a member. Other roles: never ourselves.
- *   (R4) an acknowledgement to ourselves is delivered only when the write that it speaks of is durable.
+ *   (R4) an acknowledgement to ourselves is delivered only when the write that it speaks of is
+ *        durable.
  *
  * Thread: the raft thread.
  */
@@ -56,26 +58,35 @@ static bool in_lease(const struct raft *r)
 static bool step_higher_term(struct raft *r, const struct raft_message *m)
 {
     bool asks_vote = m->type == RAFT_MSG_VOTE || m->type == RAFT_MSG_PRE_VOTE;
-    /* Who hears a leader helps nobody to depose it, unless the leader itself wants it (dissertation 4.2.3). */
+    /*
+     * Who hears a leader helps nobody to depose it, unless the leader itself wants it (dissertation
+     * 4.2.3).
+     */
     if (asks_vote && in_lease(r) && !bytes_equal(m->context, bytes_str(transfer_context)))
         return false;
-    if (m->type == RAFT_MSG_PRE_VOTE || (m->type == RAFT_MSG_PRE_VOTE_RESP && !m->reject))       /* (R2) */
+    /* (R2) */
+    if (m->type == RAFT_MSG_PRE_VOTE || (m->type == RAFT_MSG_PRE_VOTE_RESP && !m->reject))
         return true;
-    bool from_leader = m->type == RAFT_MSG_APP || m->type == RAFT_MSG_HEARTBEAT || m->type == RAFT_MSG_SNAP;
+    bool from_leader =
+        m->type == RAFT_MSG_APP || m->type == RAFT_MSG_HEARTBEAT || m->type == RAFT_MSG_SNAP;
     raft_become_follower(r, m->term, from_leader ? m->from : 0);
     return true;
 }
 
 /*
- * An old leader, or a member whose term we have left behind. Silence could lock both of us out: it does not hear of our term
- * by votes (they are ignored in a lease) nor we of its entries. So it is told.
+ * An old leader, or a member whose term we have left behind. Silence could lock both of us out: it
+ * does not hear of our term by votes (they are ignored in a lease) nor we of its entries. So it is
+ * told.
  */
 static void step_lower_term(struct raft *r, const struct raft_message *m)
 {
-    if ((m->type == RAFT_MSG_HEARTBEAT || m->type == RAFT_MSG_APP) && (r->check_quorum || r->pre_vote))
+    if ((m->type == RAFT_MSG_HEARTBEAT || m->type == RAFT_MSG_APP) &&
+        (r->check_quorum || r->pre_vote))
         raft_send(r, (struct raft_message){.type = RAFT_MSG_APP_RESP, .to = m->from});
     else if (m->type == RAFT_MSG_PRE_VOTE)
-        raft_send(r, (struct raft_message){.type = RAFT_MSG_PRE_VOTE_RESP, .to = m->from, .term = r->term, .reject = true});
+        raft_send(
+            r, (struct raft_message){
+                   .type = RAFT_MSG_PRE_VOTE_RESP, .to = m->from, .term = r->term, .reject = true});
 }
 
 static int step_leader(struct raft *r, const struct raft_message *m, bool leave_joint)
@@ -137,7 +148,10 @@ static int forward(struct raft *r, const struct raft_message *m)
 {
     if (r->leader == 0)
         return RAFT_E_DROPPED;
-    struct raft_message copy = {.type = m->type, .to = r->leader, .from = m->from, .context = raft_keep_bytes(r, m->context)};
+    struct raft_message copy = {.type = m->type,
+                                .to = r->leader,
+                                .from = m->from,
+                                .context = raft_keep_bytes(r, m->context)};
     copy.entries = raft_keep_entries(r, m->entries, m->n_entries);
     copy.n_entries = m->n_entries;
     raft_send(r, copy);
@@ -194,7 +208,9 @@ static int step_propose(struct raft *r, const struct raft_input *in)
     check(in->n_entries > 0);
     if (r->role == RAFT_LEADER)
         return replicate_propose(r, in->entries, in->n_entries, in->leave_joint);
-    const struct raft_message m = {.type = RAFT_MSG_PROP, .entries = (struct raft_entry *)in->entries, .n_entries = in->n_entries};
+    const struct raft_message m = {.type = RAFT_MSG_PROP,
+                                   .entries = (struct raft_entry *)in->entries,
+                                   .n_entries = in->n_entries};
     return r->role == RAFT_FOLLOWER ? forward(r, &m) : RAFT_E_DROPPED;
 }
 
@@ -214,7 +230,10 @@ int raft_applied(struct raft *r, uint64_t index)
     r->uncommitted_bytes -= payload < r->uncommitted_bytes ? payload : r->uncommitted_bytes;
     raft_log_applied(l, index, raft_entries_bytes(e, n));
     if (r->conf.auto_leave && index >= r->conf_index_pending && r->role == RAFT_LEADER) {
-        /* Refused while leadership is being transferred; then the next leader, or the next applied entry, brings it up again. */
+        /*
+         * Refused while leadership is being transferred; then the next leader, or the next applied
+         * entry, brings it up again.
+         */
         const struct raft_entry leave = {.type = RAFT_ENTRY_CONF_CHANGE_V2};
         replicate_propose(r, &leave, 1, true);
     }
@@ -248,7 +267,8 @@ static int forget_leader(struct raft *r)
 
 static int step_message(struct raft *r, const struct raft_input *in)
 {
-    return raft_message_valid(r, in->message) ? raft_receive(r, in->message, in->leave_joint) : RAFT_E_INVALID;
+    return raft_message_valid(r, in->message) ? raft_receive(r, in->message, in->leave_joint)
+                                              : RAFT_E_INVALID;
 }
 
 int raft_step(struct raft *r, const struct raft_input *in)
@@ -297,7 +317,8 @@ int raft_step(struct raft *r, const struct raft_input *in)
 
 static bool config_valid(const struct raft_config *c)
 {
-    if (c->id == 0 || c->heartbeat_ticks == 0 || c->election_ticks <= c->heartbeat_ticks || c->inflight_messages_max == 0)
+    if (c->id == 0 || c->heartbeat_ticks == 0 || c->election_ticks <= c->heartbeat_ticks ||
+        c->inflight_messages_max == 0)
         return false;
     if (c->inflight_bytes_max != 0 && c->inflight_bytes_max < c->message_bytes_max)
         return false;
@@ -312,7 +333,8 @@ static bool config_valid(const struct raft_config *c)
     if (term > c->hard_state.term || c->hard_state.term > RAFT_TERM_MAX)
         return false;
     uint64_t last = c->snapshot_index + c->n_entries;
-    return c->snapshot_index <= c->applied && c->applied <= c->hard_state.commit && c->hard_state.commit <= last;
+    return c->snapshot_index <= c->applied && c->applied <= c->hard_state.commit &&
+           c->hard_state.commit <= last;
 }
 
 static void restore(struct raft *r, const struct raft_config *c)

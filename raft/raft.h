@@ -1,26 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Consensus as a pure function. Many raft_step(input), then one raft_ready(), do what it says, raft_advance().
+ * Consensus as a pure function. Many raft_step(input), then one raft_ready(), do what it says,
+ * raft_advance().
  *
- *   Same configuration (with its seed) and same inputs give the same readies. No clock, disk, network, thread, log or
- *   protobuf in here: time is TICK, the disk's acknowledgement is PERSISTED, the network is MESSAGE, all of them inputs.
+ *   Same configuration (with its seed) and same inputs give the same readies. No clock, disk,
+ *   network, thread, log or protobuf in here: time is TICK, the disk's acknowledgement is
+ *   PERSISTED, the network is MESSAGE, all of them inputs.
  *
- *   Behaviour is etcd-raft's (pre-vote, check-quorum, ReadIndex, transfer, learners, joint configurations, flow control), so that a
- *   Cairn member can share a cluster with etcd members. Where we are stricter, raft/README.md lists it.
+ *   Behaviour is etcd-raft's (pre-vote, check-quorum, ReadIndex, transfer, learners, joint
+ *   configurations, flow control), so that a Cairn member can share a cluster with etcd members.
+ *   Where we are stricter, raft/README.md lists it.
  *
  * The order that keeps promises (what the owner of the raft must do with a ready):
  *   1. messages may be sent at once (a leader's appends: dissertation 10.2.1).
- *   2. snapshot, entries and hard_state are made durable, in this order, with one sync if must_sync.
- *   3. messages_durable are sent only now: votes, acknowledgements. If the ready carries a committed configuration entry and
- *      this member is not the leader, they (and messages) wait until it is applied.
- *   4. raft_advance(), then raft_step(PERSISTED); after the installation of a snapshot also raft_step(PERSISTED_SNAPSHOT).
- *   5. committed entries are applied in order; each is already durable here. For each configuration entry
- *      raft_step(CONF_APPLIED), then raft_step(APPLIED).
- *   6. once more, until raft_has_ready() is false: a PERSISTED commits, so it brings the next ready.
+ *   2. snapshot, entries and hard_state are made durable, in this order, with one sync if
+ *      must_sync.
+ *   3. messages_durable are sent only now: votes, acknowledgements. If the ready carries a
+ *      committed configuration entry and this member is not the leader, they (and messages) wait
+ *      until it is applied.
+ *   4. raft_advance(), then raft_step(PERSISTED); after the installation of a snapshot also
+ *      raft_step(PERSISTED_SNAPSHOT).
+ *   5. committed entries are applied in order; each is already durable here. For each configuration
+ *      entry raft_step(CONF_APPLIED), then raft_step(APPLIED).
+ *   6. once more, until raft_has_ready() is false: a PERSISTED commits, so it brings the next
+ *      ready.
  * A member never counts itself before its own PERSISTED, also in a cluster of one.
  *
- * Memory: raft_step() takes its own references to payloads. What a ready hands out is borrowed until raft_advance(); no
- * raft_step() comes between the two.
+ * Memory: raft_step() takes its own references to payloads. What a ready hands out is borrowed
+ * until raft_advance(); no raft_step() comes between the two.
  * Thread: one owner, the raft thread.
  */
 #pragma once
@@ -29,12 +36,22 @@
 
 /* Outcomes of raft_step(). */
 enum {
-    RAFT_E_DROPPED = 1,       /* a proposal or read that can't be taken now: no leader, transfer under way, too much uncommitted,
-                                 not a member */
-    RAFT_E_INVALID = 2,       /* a message that breaks the protocol, or a configuration change that can't be applied; ignored */
+    /*
+     * a proposal or read that can't be taken now: no leader, transfer under way, too much
+     * uncommitted, not a member
+     */
+    RAFT_E_DROPPED = 1,
+    /*
+     * a message that breaks the protocol, or a configuration change that can't be applied; ignored
+     */
+    RAFT_E_INVALID = 2,
     RAFT_E_NOT_READY = 3,     /* campaign or transfer that the rules forbid now */
-    RAFT_E_LOST_TAIL = 4,     /* the leader knows that we acknowledged entries which we don't have: our log was lost or is an old
-                                 copy. No vote, no acknowledgement until they are here again; the member should be replaced */
+    /*
+     * the leader knows that we acknowledged entries which we don't have: our log was lost or is an
+     * old copy. No vote, no acknowledgement until they are here again; the member should be
+     * replaced
+     */
+    RAFT_E_LOST_TAIL = 4,
 };
 
 enum raft_role { RAFT_FOLLOWER, RAFT_PRE_CANDIDATE, RAFT_CANDIDATE, RAFT_LEADER };
@@ -52,14 +69,16 @@ struct raft_config {
     uint32_t inflight_messages_max;
     uint64_t inflight_bytes_max;          /* 0 = no limit */
     uint64_t uncommitted_bytes_max;       /* 0 = no limit */
-    uint64_t applying_bytes_max;          /* committed entries handed out and not yet APPLIED; 0 = no limit */
+    /* committed entries handed out and not yet APPLIED; 0 = no limit */
+    uint64_t applying_bytes_max;
 
     /* The restored state. */
     struct raft_hard_state hard_state;
     uint64_t snapshot_index;              /* the log begins behind this; 0 = from the start */
     uint64_t snapshot_term;
     const struct raft_conf_state *conf;   /* configuration as of applied */
-    const struct raft_entry *entries;     /* snapshot_index + 1 onwards, all durable; raft takes its own references */
+    /* snapshot_index + 1 onwards, all durable; raft takes its own references */
+    const struct raft_entry *entries;
     size_t n_entries;
     uint64_t applied;                     /* in [snapshot_index, hard_state.commit] */
 };
@@ -69,17 +88,24 @@ enum raft_input_type {
     RAFT_CAMPAIGN,
     RAFT_PROPOSE,             /* entries: type and data only */
     RAFT_MESSAGE,             /* message: from another member, addressed to us */
-    RAFT_PERSISTED,           /* number: all that the readies up to this one handed out is durable; 0 = up to the last advanced.
-                                 Needed after each ready with must_sync; after any other it is harmless, if it is true */
+    /*
+     * number: all that the readies up to this one handed out is durable; 0 = up to the last
+     * advanced. Needed after each ready with must_sync; after any other it is harmless, if it is
+     * true
+     */
+    RAFT_PERSISTED,
     RAFT_PERSISTED_SNAPSHOT,  /* index: the snapshot handed out is installed */
     RAFT_APPLIED,             /* index */
-    RAFT_CONF_APPLIED,        /* conf: a committed configuration entry was applied (also a refused one: node_id 0) */
-    RAFT_READ,                /* read_id: wants a read index; ids unique over all members and restarts, 0 forbidden */
+    /* conf: a committed configuration entry was applied (also a refused one: node_id 0) */
+    RAFT_CONF_APPLIED,
+    /* read_id: wants a read index; ids unique over all members and restarts, 0 forbidden */
+    RAFT_READ,
     RAFT_TRANSFER,            /* node */
     RAFT_FORGET_LEADER,
     RAFT_UNREACHABLE,         /* node */
     RAFT_SNAPSHOT_DONE,       /* node, ok: the result of sending a snapshot */
-    RAFT_COMPACT,             /* index: entries up to here are dropped from memory; must be applied; term is kept for index */
+    /* index: entries up to here are dropped from memory; must be applied; term is kept for index */
+    RAFT_COMPACT,
 };
 
 struct raft_input {
@@ -90,8 +116,11 @@ struct raft_input {
     uint64_t node;
     uint64_t read_id;
     bool ok;
-    bool leave_joint;                     /* PROPOSE, or MESSAGE of type PROP: its configuration entry leaves the joint configuration
-                                             (raft does not read payloads; an empty CONF_CHANGE_V2 is understood without this) */
+    /*
+     * PROPOSE, or MESSAGE of type PROP: its configuration entry leaves the joint configuration
+     * (raft does not read payloads; an empty CONF_CHANGE_V2 is understood without this)
+     */
+    bool leave_joint;
     const struct raft_entry *entries;
     size_t n_entries;
     const struct raft_message *message;
@@ -113,24 +142,33 @@ struct raft_ready {
     bool hard_state_changed;
     struct raft_hard_state hard_state;
     const struct raft_snapshot *snapshot; /* NULL = none: install before entries */
-    const struct raft_entry *entries;     /* to append; may overwrite: an entry with index i discards all stored >= i */
+    /* to append; may overwrite: an entry with index i discards all stored >= i */
+    const struct raft_entry *entries;
     size_t n_entries;
 
-    const struct raft_message *messages;  /* the snapshot of a SNAP has index, term and configuration as of applied; the owner sends
-                                             one at that index or later, with data, and reports SNAPSHOT_DONE */
+    /*
+     * the snapshot of a SNAP has index, term and configuration as of applied; the owner sends one
+     * at that index or later, with data, and reports SNAPSHOT_DONE
+     */
+    const struct raft_message *messages;
     size_t n_messages;
     const struct raft_message *messages_durable;
     size_t n_messages_durable;
 
-    const struct raft_entry *committed;   /* to apply: consecutive, begins at the last handed out + 1 */
+    /* to apply: consecutive, begins at the last handed out + 1 */
+    const struct raft_entry *committed;
     size_t n_committed;
     const struct raft_read *reads;
     size_t n_reads;
-    const uint64_t *reads_lost;           /* reads that will not be answered (leader changed): ask again with a new id */
+    /* reads that will not be answered (leader changed): ask again with a new id */
+    const uint64_t *reads_lost;
     size_t n_reads_lost;
 };
 
-/* Takes copies of and references to everything in config. Negative -EINVAL: the restored state contradicts itself. */
+/*
+ * Takes copies of and references to everything in config. Negative -EINVAL: the restored state
+ * contradicts itself.
+ */
 int raft_new(struct raft **ret, const struct raft_config *config);
 struct raft *raft_free(struct raft *r);
 static inline void raft_freep(struct raft **r)
@@ -158,17 +196,20 @@ struct raft_status {
     uint64_t first_index;                 /* of the entries in memory */
     uint64_t last_index;
     uint64_t persisted_index;
-    bool committed_in_term;               /* leader only: an entry of its own term is committed, so commit serves reads */
-    bool sole_voter;                      /* the configuration has exactly one voter, this member, and is not joint */
+    /* leader only: an entry of its own term is committed, so commit serves reads */
+    bool committed_in_term;
+    bool sole_voter;  /* the configuration has exactly one voter, this member, and is not joint */
     uint64_t lead_transferee;
-    uint64_t conf_index_pending;          /* leader only: a new configuration change is refused until applied reaches this */
+    /* leader only: a new configuration change is refused until applied reaches this */
+    uint64_t conf_index_pending;
     uint64_t uncommitted_bytes;
     uint32_t election_timeout_ticks;      /* as drawn for this role and term */
     bool lost_tail;                       /* see RAFT_E_LOST_TAIL */
 };
 
 void raft_status(const struct raft *r, struct raft_status *ret);
-const struct raft_conf_state *raft_conf(const struct raft *r);   /* borrowed until the next raft_step() */
+/* borrowed until the next raft_step() */
+const struct raft_conf_state *raft_conf(const struct raft *r);
 
 struct raft_progress {
     uint64_t id;
@@ -185,5 +226,7 @@ struct raft_progress {
 /* Leader only: fills up to max entries, returns how many there are. */
 size_t raft_progress(const struct raft *r, struct raft_progress *ret, size_t max);
 
-/* Internal consistency; aborts through check(). Tests and the simulator call it after every step. */
+/*
+ * Internal consistency; aborts through check(). Tests and the simulator call it after every step.
+ */
 void raft_sanity(const struct raft *r);

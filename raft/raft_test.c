@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The public contract: restored states that contradict themselves, random messages that must neither abort nor break an
- * invariant, and what an entry costs.
+ * The public contract: restored states that contradict themselves, random messages that must
+ * neither abort nor break an invariant, and what an entry costs.
  */
 #include "raft/raft.h"
 
@@ -22,7 +22,12 @@ static const struct raft_conf_state conf_one = {.voters = {three, 1}};
 static struct raft_config config_of(const struct raft_conf_state *conf)
 {
     return (struct raft_config){
-        .id = 1, .seed = 1, .election_ticks = 10, .heartbeat_ticks = 1, .message_bytes_max = 1 << 20, .inflight_messages_max = 8,
+        .id = 1,
+        .seed = 1,
+        .election_ticks = 10,
+        .heartbeat_ticks = 1,
+        .message_bytes_max = 1 << 20,
+        .inflight_messages_max = 8,
         .conf = conf,
     };
 }
@@ -105,19 +110,31 @@ static void random_message(struct rng *rng, struct raft *r)
     struct raft_status s;
     raft_status(r, &s);
     struct raft_entry entries[6];
-    struct raft_snapshot snapshot = {.index = some(rng, s.last_index), .term = some(rng, s.term), .conf = conf_three};
+    struct raft_snapshot snapshot = {
+        .index = some(rng, s.last_index), .term = some(rng, s.term), .conf = conf_three};
     struct raft_message m = {
-        .type = (enum raft_message_type)rng_below(rng, 26), .from = rng_below(rng, 5), .to = rng_below(rng, 20) ? 1 : 2,
-        .term = some(rng, s.term), .index = some(rng, s.last_index), .log_term = some(rng, s.term), .commit = some(rng, s.commit),
-        .reject = rng_below(rng, 3) == 0, .reject_hint = some(rng, s.last_index), .entries = entries, .n_entries = rng_below(rng, 6),
-        .snapshot = rng_below(rng, 8) ? &snapshot : NULL, .context = bytes_of(context, rng_below(rng, 3) ? 0 : rng_below(rng, 80)),
+        .type = (enum raft_message_type)rng_below(rng, 26),
+        .from = rng_below(rng, 5),
+        .to = rng_below(rng, 20) ? 1 : 2,
+        .term = some(rng, s.term),
+        .index = some(rng, s.last_index),
+        .log_term = some(rng, s.term),
+        .commit = some(rng, s.commit),
+        .reject = rng_below(rng, 3) == 0,
+        .reject_hint = some(rng, s.last_index),
+        .entries = entries,
+        .n_entries = rng_below(rng, 6),
+        .snapshot = rng_below(rng, 8) ? &snapshot : NULL,
+        .context = bytes_of(context, rng_below(rng, 3) ? 0 : rng_below(rng, 80)),
     };
     if (s.term > 1000 && rng_below(rng, 4))
         m.term = s.term;      /* extreme terms are taken once; then life goes on there */
     for (size_t i = 0; i < m.n_entries; i++)
-        entries[i] = (struct raft_entry){
-            .term = rng_below(rng, 30) ? m.log_term : some(rng, s.term), .index = rng_below(rng, 30) ? m.index + 1 + i : 3,
-            .type = (enum raft_entry_type)(rng_below(rng, 10) == 0), .data = blob_new(rng_below(rng, 20))};
+        entries[i] =
+            (struct raft_entry){.term = rng_below(rng, 30) ? m.log_term : some(rng, s.term),
+                                .index = rng_below(rng, 30) ? m.index + 1 + i : 3,
+                                .type = (enum raft_entry_type)(rng_below(rng, 10) == 0),
+                                .data = blob_new(rng_below(rng, 20))};
     if (rng_below(rng, 2)) {
         m.log_term = rng_below(rng, 2) ? s.term : m.log_term;
         if (m.term < s.term)
@@ -138,8 +155,10 @@ static void random_message(struct rng *rng, struct raft *r)
 static void random_input(struct rng *rng, struct raft *r)
 {
     static uint64_t read_id;
-    struct raft_entry e = {.type = (enum raft_entry_type)(rng_below(rng, 8) == 0), .data = blob_copy(BYTES_LIT("x"))};
-    struct raft_input in = {.type = (enum raft_input_type)rng_below(rng, 3), .entries = &e, .n_entries = 1};
+    struct raft_entry e = {.type = (enum raft_entry_type)(rng_below(rng, 8) == 0),
+                           .data = blob_copy(BYTES_LIT("x"))};
+    struct raft_input in = {
+        .type = (enum raft_input_type)rng_below(rng, 3), .entries = &e, .n_entries = 1};
     switch (rng_below(rng, 8)) {
     case 0:
         in = (struct raft_input){.type = RAFT_READ, .read_id = ++read_id};
@@ -151,7 +170,8 @@ static void random_input(struct rng *rng, struct raft *r)
         in = (struct raft_input){.type = RAFT_UNREACHABLE, .node = rng_below(rng, 5)};
         break;
     case 3:
-        in = (struct raft_input){.type = RAFT_SNAPSHOT_DONE, .node = rng_below(rng, 5), .ok = rng_below(rng, 2)};
+        in = (struct raft_input){
+            .type = RAFT_SNAPSHOT_DONE, .node = rng_below(rng, 5), .ok = rng_below(rng, 2)};
         break;
     case 4: {
         struct raft_status s;
@@ -191,7 +211,10 @@ static void test_hostile(void **state)
     }
 }
 
-/* Not a bound on the machine, only against something that grows with the log: 400,000 entries in batches of 100. */
+/*
+ * Not a bound on the machine, only against something that grows with the log: 400,000 entries in
+ * batches of 100.
+ */
 static void test_cost(void **state)
 {
     struct raft_config c = config_of(&conf_one);
@@ -207,7 +230,10 @@ static void test_cost(void **state)
         batch[i].data = data;
     clock_gettime(CLOCK_MONOTONIC, &a);
     for (int i = 0; i < 4000; i++) {
-        assert_int_equal(raft_step(r, &(struct raft_input){.type = RAFT_PROPOSE, .entries = batch, .n_entries = 100}), 0);
+        assert_int_equal(
+            raft_step(
+                r, &(struct raft_input){.type = RAFT_PROPOSE, .entries = batch, .n_entries = 100}),
+            0);
         struct raft_ready rd;
         while (raft_has_ready(r)) {
             raft_ready(r, &rd);
@@ -218,7 +244,8 @@ static void test_cost(void **state)
                 raft_step(r, &(struct raft_input){.type = RAFT_APPLIED, .index = applied});
         }
         if (i % 50 == 49)
-            raft_step(r, &(struct raft_input){.type = RAFT_COMPACT, .index = (uint64_t)i * 100 - 4000});
+            raft_step(
+                r, &(struct raft_input){.type = RAFT_COMPACT, .index = (uint64_t)i * 100 - 4000});
     }
     clock_gettime(CLOCK_MONOTONIC, &b);
     double ns = (double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec);

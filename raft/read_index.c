@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Linearizable reads without a log entry (dissertation 6.4). A read's index is the commit index when it arrives; it is answered
- * when a quorum has confirmed, by a heartbeat sent after that, that this leader still leads.
+ * Linearizable reads without a log entry (dissertation 6.4). A read's index is the commit index
+ * when it arrives; it is answered when a quorum has confirmed, by a heartbeat sent after that, that
+ * this leader still leads.
  *
- *   READ --leader--> postponed --entry of own term committed--> unconfirmed --quorum of its round--> reads of the next ready
- *   READ --follower--> READ_INDEX to the leader --READ_INDEX_RESP--> reads of the next ready
+ *   READ --leader--> postponed --entry of own term committed--> unconfirmed --quorum of its
+ *   round--> reads of the next ready READ --follower--> READ_INDEX to the leader
+ *   --READ_INDEX_RESP--> reads of the next ready
  *
  * Invariants
- *   (Q1) each read is a round of its own with the next number; a heartbeat carries the newest number, its answer returns
- *        it, and an answer to an older heartbeat confirms only older reads. Numbers begin anew with each term, and
- *        answers of another term never get here.
- *   (Q2) no read is answered before an entry of the own term is committed, also not by a sole voter: until then the commit
- *        index may lag behind what an earlier leader, or this one before its restart, has acknowledged.
+ *   (Q1) each read is a round of its own with the next number; a heartbeat carries the newest
+ *        number, its answer returns it, and an answer to an older heartbeat confirms only older
+ *        reads. Numbers begin anew with each term, and answers of another term never get here.
+ *   (Q2) no read is answered before an entry of the own term is committed, also not by a sole
+ *        voter: until then the commit index may lag behind what an earlier leader, or this one
+ *        before its restart, has acknowledged.
  *   (Q3) a read that will not be answered because the leader is gone is reported as lost, once.
  *
  * Thread: the raft thread.
@@ -31,8 +34,12 @@ static void answer(struct raft *r, const struct raft_read_request *q, uint64_t i
     }
     const struct raft_entry e = {.data = q->data};
     raft_send(r, (struct raft_message){
-        .type = RAFT_MSG_READ_INDEX_RESP, .to = q->from, .index = index, .entries = raft_keep_entries(r, &e, 1), .n_entries = 1,
-    });
+                     .type = RAFT_MSG_READ_INDEX_RESP,
+                     .to = q->from,
+                     .index = index,
+                     .entries = raft_keep_entries(r, &e, 1),
+                     .n_entries = 1,
+                 });
     blob_unref(q->data);
 }
 
@@ -72,15 +79,19 @@ static int forward_own(struct raft *r, uint64_t id)
     if (r->reads_forwarded.len == RAFT_READS_FORWARDED_MAX) {
         *vec_push(&r->reads_lost) = r->reads_forwarded.items[0];
         r->reads_forwarded.len--;
-        memmove(r->reads_forwarded.items, r->reads_forwarded.items + 1, r->reads_forwarded.len * sizeof(uint64_t));
+        memmove(r->reads_forwarded.items, r->reads_forwarded.items + 1,
+                r->reads_forwarded.len * sizeof(uint64_t));
     }
     *vec_push(&r->reads_forwarded) = id;
     struct blob *data = blob_new(sizeof(id));
     u64_be_put(data->data, id);
     const struct raft_entry e = {.data = data};
     raft_send(r, (struct raft_message){
-        .type = RAFT_MSG_READ_INDEX, .to = r->leader, .entries = raft_keep_entries(r, &e, 1), .n_entries = 1,
-    });
+                     .type = RAFT_MSG_READ_INDEX,
+                     .to = r->leader,
+                     .entries = raft_keep_entries(r, &e, 1),
+                     .n_entries = 1,
+                 });
     blob_unref(data);
     return 0;
 }
@@ -97,7 +108,8 @@ int read_index_handle_request(struct raft *r, const struct raft_message *m)
 {
     if (full(r))
         return RAFT_E_DROPPED;
-    return take(r, (struct raft_read_request){.from = m->from, .data = blob_ref(m->entries[0].data)});
+    return take(r,
+                (struct raft_read_request){.from = m->from, .data = blob_ref(m->entries[0].data)});
 }
 
 int read_index_handle_response(struct raft *r, const struct raft_message *m)
@@ -110,7 +122,8 @@ int read_index_handle_response(struct raft *r, const struct raft_message *m)
         if (r->reads_forwarded.items[i] != id)
             continue;
         r->reads_forwarded.len--;
-        memmove(&r->reads_forwarded.items[i], &r->reads_forwarded.items[i + 1], (r->reads_forwarded.len - i) * sizeof(id));
+        memmove(&r->reads_forwarded.items[i], &r->reads_forwarded.items[i + 1],
+                (r->reads_forwarded.len - i) * sizeof(id));
         *vec_push(&r->reads) = (struct raft_read){id, m->index};
         return 0;
     }
@@ -121,7 +134,8 @@ struct bytes read_index_context(struct raft *r)
 {
     if (r->reads_unconfirmed.len == 0)
         return BYTES_NULL;
-    uint64_t round = __builtin_bswap64(newest_round(r));      /* little-endian on the wire, as etcd has it */
+    /* little-endian on the wire, as etcd has it */
+    uint64_t round = __builtin_bswap64(newest_round(r));
     uint8_t bytes[sizeof(round)];
     u64_be_put(bytes, round);
     return raft_keep_bytes(r, bytes_of(bytes, sizeof(bytes)));

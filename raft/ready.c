@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The hand-over: what has changed since the last ready, what the disk has acknowledged, and the view from outside.
+ * The hand-over: what has changed since the last ready, what the disk has acknowledged, and the
+ * view from outside.
  *
- * raft_ready() only looks; raft_advance() moves the cursors. Between the two nothing may change, so that a ready can point
- * into the log and the queues.
+ * raft_ready() only looks; raft_advance() moves the cursors. Between the two nothing may change, so
+ * that a ready can point into the log and the queues.
  *
- * A write is remembered from advance to PERSISTED with the term in which it was handed out. If the term has changed by
- * then, later writes may be replacing the same entries with others and back again, so the acknowledgement says nothing
- * about the log; the next write, which a change of term always brings, covers it.
+ * A write is remembered from advance to PERSISTED with the term in which it was handed out. If the
+ * term has changed by then, later writes may be replacing the same entries with others and back
+ * again, so the acknowledgement says nothing about the log; the next write, which a change of term
+ * always brings, covers it.
  *
  * Thread: the raft thread.
  */
@@ -32,10 +34,11 @@ bool raft_has_ready(const struct raft *r)
 {
     struct raft_hard_state hs = hard_state(r);
     const struct raft_entry *e;
-    return r->messages.len > 0 || r->messages_durable.len > 0 || new_self_ack(r) || r->role != r->role_handed
-        || r->leader != r->leader_handed || !hard_state_equal(&hs, &r->hard_state_handed)
-        || (r->log.snapshot && !r->log.snapshot_handed) || raft_log_to_write(&r->log, &e) > 0
-        || raft_log_to_apply(&r->log, &e) > 0 || r->reads.len > 0 || r->reads_lost.len > 0;
+    return r->messages.len > 0 || r->messages_durable.len > 0 || new_self_ack(r) ||
+           r->role != r->role_handed || r->leader != r->leader_handed ||
+           !hard_state_equal(&hs, &r->hard_state_handed) ||
+           (r->log.snapshot && !r->log.snapshot_handed) || raft_log_to_write(&r->log, &e) > 0 ||
+           raft_log_to_apply(&r->log, &e) > 0 || r->reads.len > 0 || r->reads_lost.len > 0;
 }
 
 static void point_into_log(struct raft *r)
@@ -55,13 +58,20 @@ void raft_ready(struct raft *r, struct raft_ready *ret)
     struct raft_hard_state hs = hard_state(r);
     *ret = (struct raft_ready){
         .number = r->number + 1,
-        .soft_changed = r->role != r->role_handed || r->leader != r->leader_handed, .role = r->role, .leader = r->leader,
-        .hard_state_changed = !hard_state_equal(&hs, &r->hard_state_handed), .hard_state = hs,
+        .soft_changed = r->role != r->role_handed || r->leader != r->leader_handed,
+        .role = r->role,
+        .leader = r->leader,
+        .hard_state_changed = !hard_state_equal(&hs, &r->hard_state_handed),
+        .hard_state = hs,
         .snapshot = r->log.snapshot_handed ? NULL : r->log.snapshot,
-        .messages = r->messages.items, .n_messages = r->messages.len,
-        .messages_durable = r->messages_durable.items, .n_messages_durable = r->messages_durable.len,
-        .reads = r->reads.items, .n_reads = r->reads.len,
-        .reads_lost = r->reads_lost.items, .n_reads_lost = r->reads_lost.len,
+        .messages = r->messages.items,
+        .n_messages = r->messages.len,
+        .messages_durable = r->messages_durable.items,
+        .n_messages_durable = r->messages_durable.len,
+        .reads = r->reads.items,
+        .n_reads = r->reads.len,
+        .reads_lost = r->reads_lost.items,
+        .n_reads_lost = r->reads_lost.len,
     };
     ret->n_entries = raft_log_to_write(&r->log, &ret->entries);
     ret->n_committed = raft_log_to_apply(&r->log, &ret->committed);
@@ -86,9 +96,11 @@ static void remember_write(struct raft *r)
     if (r->log.persisted == raft_log_last(&r->log))
         return;
     struct raft_write w = {r->number, r->term, raft_log_last(&r->log), raft_log_last_term(&r->log)};
-    const struct raft_write *before = r->writes.len > 0 ? &r->writes.items[r->writes.len - 1] : NULL;
-    if (before && before->term == w.term && before->last_index == w.last_index && before->last_term == w.last_term)
-        return;                             /* nothing to write was added, so the older acknowledgement will do */
+    const struct raft_write *before =
+        r->writes.len > 0 ? &r->writes.items[r->writes.len - 1] : NULL;
+    if (before && before->term == w.term && before->last_index == w.last_index &&
+        before->last_term == w.last_term)
+        return;  /* nothing to write was added, so the older acknowledgement will do */
     check(r->writes.len < RAFT_WRITES_MAX);
     *vec_push(&r->writes) = w;
 }
@@ -117,13 +129,15 @@ static void deliver_self_acks(struct raft *r, uint64_t number, bool pre_votes)
     size_t i = 0;
     while (i < r->self_acks.len) {
         struct raft_self_ack ack = r->self_acks.items[i];
-        bool due = pre_votes ? ack.type == RAFT_MSG_PRE_VOTE_RESP : ack.number != 0 && ack.number <= number;
+        bool due = pre_votes ? ack.type == RAFT_MSG_PRE_VOTE_RESP
+                             : ack.number != 0 && ack.number <= number;
         if (!due) {
             i++;
             continue;
         }
         r->self_acks.len--;
-        memmove(&r->self_acks.items[i], &r->self_acks.items[i + 1], (r->self_acks.len - i) * sizeof(ack));
+        memmove(&r->self_acks.items[i], &r->self_acks.items[i + 1],
+                (r->self_acks.len - i) * sizeof(ack));
         deliver(r, &ack);
     }
 }
@@ -164,13 +178,22 @@ void raft_persisted(struct raft *r, uint64_t number)
 void raft_status(const struct raft *r, struct raft_status *ret)
 {
     *ret = (struct raft_status){
-        .id = r->id, .term = r->term, .vote = r->vote, .leader = r->leader, .role = r->role, .commit = r->log.committed,
-        .applied = r->log.applied, .first_index = raft_log_first(&r->log), .last_index = raft_log_last(&r->log),
+        .id = r->id,
+        .term = r->term,
+        .vote = r->vote,
+        .leader = r->leader,
+        .role = r->role,
+        .commit = r->log.committed,
+        .applied = r->log.applied,
+        .first_index = raft_log_first(&r->log),
+        .last_index = raft_log_last(&r->log),
         .persisted_index = r->log.persisted,
         .committed_in_term = r->role == RAFT_LEADER && read_index_own_term_committed(r),
         .sole_voter = conf_is_singleton(&r->conf) && r->conf.voters.ids[0] == r->id,
-        .lead_transferee = r->lead_transferee, .conf_index_pending = r->role == RAFT_LEADER ? r->conf_index_pending : 0,
-        .uncommitted_bytes = r->uncommitted_bytes, .election_timeout_ticks = r->election_timeout,
+        .lead_transferee = r->lead_transferee,
+        .conf_index_pending = r->role == RAFT_LEADER ? r->conf_index_pending : 0,
+        .uncommitted_bytes = r->uncommitted_bytes,
+        .election_timeout_ticks = r->election_timeout,
         .lost_tail = follow_lost_tail(r),
     };
 }
@@ -187,8 +210,14 @@ size_t raft_progress(const struct raft *r, struct raft_progress *ret, size_t max
     for (size_t i = 0; i < r->members.len && i < max; i++) {
         const struct progress *p = &r->members.items[i];
         ret[i] = (struct raft_progress){
-            .id = p->id, .match = p->match, .next = p->next, .is_learner = p->is_learner, .recent_active = p->recent_active,
-            .state = (uint8_t)p->state, .paused = progress_paused(p), .snapshot_index = p->snapshot_index,
+            .id = p->id,
+            .match = p->match,
+            .next = p->next,
+            .is_learner = p->is_learner,
+            .recent_active = p->recent_active,
+            .state = (uint8_t)p->state,
+            .paused = progress_paused(p),
+            .snapshot_index = p->snapshot_index,
             .inflight_messages = p->inflights.len,
         };
     }
@@ -203,7 +232,8 @@ void raft_sanity(const struct raft *r)
     check((r->role == RAFT_LEADER) == (r->leader == r->id));                       /* (R3) */
     for (size_t i = 0; i < r->members.len; i++) {
         const struct progress *p = &r->members.items[i];
-        check(conf_is_member(&r->conf, p->id) && p->is_learner == raft_ids_contains(&r->conf.learners, p->id));
+        check(conf_is_member(&r->conf, p->id) &&
+              p->is_learner == raft_ids_contains(&r->conf.learners, p->id));
         check(i == 0 || p[-1].id < p->id);
         progress_sanity(p);
         if (r->role == RAFT_LEADER && p->id == r->id)

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The leader's work: taking proposals, sending entries and heartbeats, counting acknowledgements, and checking that a
- * quorum is still there (dissertation 3.5, 3.6, 6.2; pipelining 10.2.1).
+ * The leader's work: taking proposals, sending entries and heartbeats, counting acknowledgements,
+ * and checking that a quorum is still there (dissertation 3.5, 3.6, 6.2; pipelining 10.2.1).
  *
  * Invariants
- *   (A1) only an entry of the own term is committed by counting; it carries the older ones with it (figure 3.7).
+ *   (A1) only an entry of the own term is committed by counting; it carries the older ones with it
+ *        (figure 3.7).
  *   (A2) a heartbeat's commit index is never above what the receiver is known to have.
- *   (A3) at most one configuration change is under way: what may not be proposed is replaced by an empty entry.
- *   (A4) payloads appended and not yet applied stay below the limit, but a single proposal of any size passes when there are none.
+ *   (A3) at most one configuration change is under way: what may not be proposed is replaced by an
+ *        empty entry.
+ *   (A4) payloads appended and not yet applied stay below the limit, but a single proposal of any
+ *        size passes when there are none.
  *
  * Thread: the raft thread.
  */
@@ -17,7 +20,8 @@
 bool replicate_append_own(struct raft *r, const struct raft_entry *entries, size_t n)
 {
     uint64_t bytes = raft_payload_bytes(entries, n);
-    if (r->uncommitted_bytes > 0 && bytes > 0 && r->uncommitted_bytes + bytes > r->uncommitted_bytes_max)
+    if (r->uncommitted_bytes > 0 && bytes > 0 &&
+        r->uncommitted_bytes + bytes > r->uncommitted_bytes_max)
         return false;                                                              /* (A4) */
     r->uncommitted_bytes += bytes;
     raft_log_append_own(&r->log, entries, n, r->term);
@@ -30,14 +34,19 @@ static bool change_allowed(const struct raft *r, bool leaves)
     return r->conf_index_pending <= r->log.applied && conf_is_joint(&r->conf) == leaves;
 }
 
-/* Copies the entries with every configuration change that is not allowed replaced (A3). NULL: there is none among them. */
-static struct raft_entry *check_changes(struct raft *r, const struct raft_entry *entries, size_t n, bool leave_joint)
+/*
+ * Copies the entries with every configuration change that is not allowed replaced (A3). NULL: there
+ * is none among them.
+ */
+static struct raft_entry *check_changes(struct raft *r, const struct raft_entry *entries, size_t n,
+                                        bool leave_joint)
 {
     struct raft_entry *copy = NULL;
     for (size_t i = 0; i < n; i++) {
         if (entries[i].type == RAFT_ENTRY_NORMAL)
             continue;
-        bool empty = entries[i].type == RAFT_ENTRY_CONF_CHANGE_V2 && (!entries[i].data || entries[i].data->len == 0);
+        bool empty = entries[i].type == RAFT_ENTRY_CONF_CHANGE_V2 &&
+                     (!entries[i].data || entries[i].data->len == 0);
         if (change_allowed(r, leave_joint || empty)) {
             r->conf_index_pending = raft_log_last(&r->log) + 1 + i;
             continue;
@@ -69,18 +78,29 @@ bool replicate_send(struct raft *r, struct progress *p, bool even_if_empty)
     if (progress_paused(p))
         return false;
     uint64_t prev_term;
-    if (!raft_log_term(&r->log, p->next - 1, &prev_term))      /* compacted: the entries it needs are gone */
+    /* compacted: the entries it needs are gone */
+    if (!raft_log_term(&r->log, p->next - 1, &prev_term))
         return snapshot_send(r, p);
     size_t n = 0;
-    /* A full window still lets an empty append through, or a follower that lost all of them would never be heard again. */
+    /*
+     * A full window still lets an empty append through, or a follower that lost all of them would
+     * never be heard again.
+     */
     if (p->state != PROGRESS_REPLICATE || !inflights_full(&p->inflights))
         n = raft_log_fit(&r->log, p->next, raft_log_last(&r->log), r->message_bytes_max);
     if (n == 0 && !even_if_empty)
         return false;
     raft_send(r, (struct raft_message){
-        .type = RAFT_MSG_APP, .to = p->id, .index = p->next - 1, .log_term = prev_term, .commit = r->log.committed, .n_entries = n,
-    });
-    uint64_t bytes = n > 0 && r->inflight_bytes_max != 0 ? raft_payload_bytes(raft_log_at(&r->log, p->next), n) : 0;
+                     .type = RAFT_MSG_APP,
+                     .to = p->id,
+                     .index = p->next - 1,
+                     .log_term = prev_term,
+                     .commit = r->log.committed,
+                     .n_entries = n,
+                 });
+    uint64_t bytes = n > 0 && r->inflight_bytes_max != 0
+                         ? raft_payload_bytes(raft_log_at(&r->log, p->next), n)
+                         : 0;
     progress_sent(p, n, bytes);
     p->commit_sent = r->log.committed;
     return true;
@@ -100,8 +120,10 @@ void replicate_broadcast_heartbeat(struct raft *r)
         struct progress *p = &r->members.items[i];
         if (p->id == r->id)
             continue;
-        uint64_t commit = p->match < r->log.committed ? p->match : r->log.committed;       /* (A2) */
-        raft_send(r, (struct raft_message){.type = RAFT_MSG_HEARTBEAT, .to = p->id, .commit = commit, .context = context});
+        uint64_t commit = p->match < r->log.committed ? p->match : r->log.committed; /* (A2) */
+        raft_send(
+            r, (struct raft_message){
+                   .type = RAFT_MSG_HEARTBEAT, .to = p->id, .commit = commit, .context = context});
         p->commit_sent = commit;
     }
 }
@@ -115,10 +137,13 @@ static uint64_t match_of(const void *context, uint64_t id)
 bool replicate_commit(struct raft *r)
 {
     uint64_t index = quorum_joint_index(&r->conf, match_of, r);
-    return raft_log_matches(&r->log, index, r->term) && raft_log_commit(&r->log, index);     /* (A1) */
+    return raft_log_matches(&r->log, index, r->term) && raft_log_commit(&r->log, index); /* (A1) */
 }
 
-/* A snapshot may have brought the member to any index; all that matters is whether our log continues from there. */
+/*
+ * A snapshot may have brought the member to any index; all that matters is whether our log
+ * continues from there.
+ */
 static void leave_waiting_state(struct raft *r, struct progress *p, uint64_t index)
 {
     if (p->state == PROGRESS_PROBE) {
@@ -158,8 +183,9 @@ static void rejected(struct raft *r, struct progress *p, const struct raft_messa
     uint64_t hint = m->reject_hint;
     uint64_t term;
     /*
-     * The member says: at hint I have log_term, and nothing above can agree with you. Where our terms are larger than that,
-     * we can't agree either, so the next probe goes below them: at most one probe per term, not per entry.
+     * The member says: at hint I have log_term, and nothing above can agree with you. Where our
+     * terms are larger than that, we can't agree either, so the next probe goes below them: at most
+     * one probe per term, not per entry.
      */
     if (m->log_term > 0)
         hint = raft_log_find_by_term(&r->log, hint, m->log_term, &term);
@@ -182,7 +208,8 @@ int replicate_handle_response(struct raft *r, struct progress *p, const struct r
     return 0;
 }
 
-int replicate_handle_heartbeat_response(struct raft *r, struct progress *p, const struct raft_message *m)
+int replicate_handle_heartbeat_response(struct raft *r, struct progress *p,
+                                        const struct raft_message *m)
 {
     p->recent_active = true;
     p->flow_paused = false;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The outgoing side: two queues, for messages that may leave at once and for those that promise durability, and the
- * acknowledgements to ourselves, which never become messages.
+ * The outgoing side: two queues, for messages that may leave at once and for those that promise
+ * durability, and the acknowledgements to ourselves, which never become messages.
  *
- * An append does not copy its entries: it says where they stand, and raft_ready() points it into the log. Whoever is about to
- * change that part of the log calls raft_pin_messages() first, and only then are they copied. Everything else that a queued
- * message points to is in the arena, which raft_advance() empties.
+ * An append does not copy its entries: it says where they stand, and raft_ready() points it into
+ * the log. Whoever is about to change that part of the log calls raft_pin_messages() first, and
+ * only then are they copied. Everything else that a queued message points to is in the arena, which
+ * raft_advance() empties.
  *
  * Thread: the raft thread.
  */
@@ -13,12 +14,14 @@
 
 static bool promises_durability(enum raft_message_type type)
 {
-    return type == RAFT_MSG_APP_RESP || type == RAFT_MSG_VOTE_RESP || type == RAFT_MSG_PRE_VOTE_RESP;
+    return type == RAFT_MSG_APP_RESP || type == RAFT_MSG_VOTE_RESP ||
+           type == RAFT_MSG_PRE_VOTE_RESP;
 }
 
 static bool has_own_term(enum raft_message_type type)
 {
-    return type == RAFT_MSG_VOTE || type == RAFT_MSG_VOTE_RESP || type == RAFT_MSG_PRE_VOTE || type == RAFT_MSG_PRE_VOTE_RESP;
+    return type == RAFT_MSG_VOTE || type == RAFT_MSG_VOTE_RESP || type == RAFT_MSG_PRE_VOTE ||
+           type == RAFT_MSG_PRE_VOTE_RESP;
 }
 
 void raft_send(struct raft *r, struct raft_message m)
@@ -27,7 +30,10 @@ void raft_send(struct raft *r, struct raft_message m)
         m.from = r->id;
     check(m.to != 0 && m.to != r->id);
     check(has_own_term(m.type) == (m.term != 0));
-    /* Proposals and read requests belong to no term: whoever is leader when they arrive may take them. */
+    /*
+     * Proposals and read requests belong to no term: whoever is leader when they arrive may take
+     * them.
+     */
     if (!has_own_term(m.type) && m.type != RAFT_MSG_PROP && m.type != RAFT_MSG_READ_INDEX)
         m.term = r->term;
     struct raft_messages *queue = promises_durability(m.type) ? &r->messages_durable : &r->messages;
@@ -38,7 +44,8 @@ void raft_self_ack(struct raft *r, enum raft_message_type type, uint64_t term, u
 {
     if (r->self_acks.len > 0) {
         struct raft_self_ack *last = &r->self_acks.items[r->self_acks.len - 1];
-        if (last->number == 0 && last->type == type && last->term == term) {      /* one write, one acknowledgement */
+        /* one write, one acknowledgement */
+        if (last->number == 0 && last->type == type && last->term == term) {
             last->index = index;
             return;
         }

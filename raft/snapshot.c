@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Snapshots: a member whose next entry is compacted gets the whole state instead (dissertation chapter 5).
+ * Snapshots: a member whose next entry is compacted gets the whole state instead (dissertation
+ * chapter 5).
  *
- * raft only says that one is needed and of what position it must at least be; the owner makes it, sends it and reports the
- * result. On the receiving side the owner has the data before raft sees the message, and installs it when a ready says so.
+ * raft only says that one is needed and of what position it must at least be; the owner makes it,
+ * sends it and reports the result. On the receiving side the owner has the data before raft sees
+ * the message, and installs it when a ready says so.
  *
  * Invariants
  *   (S1) between restore and installation nothing is applied and this member does not campaign.
- *   (S2) a snapshot at or below commit changes nothing; one that our log already reaches only moves commit.
+ *   (S2) a snapshot at or below commit changes nothing; one that our log already reaches only moves
+ *        commit.
  *
  * Thread: the raft thread.
  */
@@ -21,8 +24,10 @@ bool snapshot_send(struct raft *r, struct progress *p)
     *s = (struct raft_snapshot){.index = r->log.applied};
     if (!raft_log_term(&r->log, s->index, &s->term))
         return false;
-    const struct raft_ids *from[] = {&r->conf.voters, &r->conf.learners, &r->conf.voters_outgoing, &r->conf.learners_next};
-    struct raft_ids *to[] = {&s->conf.voters, &s->conf.learners, &s->conf.voters_outgoing, &s->conf.learners_next};
+    const struct raft_ids *from[] = {&r->conf.voters, &r->conf.learners, &r->conf.voters_outgoing,
+                                     &r->conf.learners_next};
+    struct raft_ids *to[] = {&s->conf.voters, &s->conf.learners, &s->conf.voters_outgoing,
+                             &s->conf.learners_next};
     for (size_t i = 0; i < sizeof(to) / sizeof(to[0]); i++) {
         if (from[i]->len == 0)
             continue;
@@ -44,7 +49,7 @@ void snapshot_done(struct raft *r, uint64_t node, bool ok)
     if (!ok)
         p->snapshot_index = 0;           /* so that the probe starts where it was */
     progress_become_probe(p);
-    p->flow_paused = true;               /* its acknowledgement, or a heartbeat, comes before the next append */
+    p->flow_paused = true;  /* its acknowledgement, or a heartbeat, comes before the next append */
 }
 
 /* False: nothing restored. */
@@ -70,8 +75,10 @@ int snapshot_handle(struct raft *r, const struct raft_message *m)
 {
     bool restored = restore(r, m->snapshot);
     raft_send(r, (struct raft_message){
-        .type = RAFT_MSG_APP_RESP, .to = m->from, .index = restored ? raft_log_last(&r->log) : r->log.committed,
-    });
+                     .type = RAFT_MSG_APP_RESP,
+                     .to = m->from,
+                     .index = restored ? raft_log_last(&r->log) : r->log.committed,
+                 });
     return 0;
 }
 
@@ -80,5 +87,5 @@ void snapshot_installed(struct raft *r, uint64_t index)
     struct raft_log *l = &r->log;
     raft_log_snapshot_installed(l, index);
     if (index > l->applied && index <= l->committed)
-        raft_log_applied(l, index, UINT64_MAX);          /* whatever was being applied is behind it */
+        raft_log_applied(l, index, UINT64_MAX);  /* whatever was being applied is behind it */
 }

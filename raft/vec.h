@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Growable arrays of plain items: pointer, length and capacity are the owner's; growth is amortised doubling. */
+/*
+ * Growable arrays of plain items: pointer, length and capacity are the owner's; growth is amortised
+ * doubling.
+ */
 #pragma once
 
 #include <stddef.h>

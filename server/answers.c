@@ -74,9 +74,10 @@ enum outcome server_lease_time_to_live(struct server *s, const void *request, st
         return OUTCOME_OK;
     }
     uint64_t now = clock_mono_ms();
-    uint64_t left_ms = info.expiry_ms == UINT64_MAX ? (uint64_t)info.ttl_s * 1000
-                       : info.expiry_ms > now       ? info.expiry_ms - now
-                                                    : 0;
+    /* A lease not yet a millisecond old has less than its whole time left. */
+    uint64_t left_ms = info.expiry_ms > now ? info.expiry_ms - now - 1 : 0;
+    if (info.expiry_ms == UINT64_MAX)
+        left_ms = (uint64_t)info.ttl_s * 1000;
     encode_i64(response, 3, (int64_t)(left_ms / 1000));
     encode_i64(response, 4, info.ttl_s);
     if (q->keys && mvcc_lease_keys(s->mvcc, q->id, append_key, response) < 0)
@@ -139,7 +140,6 @@ enum outcome server_maintenance_status(struct server *s, const void *request, st
 {
     struct response_header header = server_header(s, mvcc_revision(s->mvcc));
     uint64_t leader = atomic_load(&s->state.leader);
-    int64_t quota = quota_bytes(s->config);
 
     (void)request;
     encode_header(response, &header);
@@ -154,7 +154,8 @@ enum outcome server_maintenance_status(struct server *s, const void *request, st
     alarms_describe(s->alarms, 8, response);
     encode_u64(response, 9, db_used_bytes(s->db));
     encode_bytes(response, 11, bytes_str(SERVER_STORAGE_VERSION));
-    encode_i64(response, 12, quota > 0 ? quota : 0);
+    encode_i64(response, 12, quota_bytes(s->config));
+    encode_present_bytes(response, 13, BYTES_NULL); /* no downgrade under way */
     return OUTCOME_OK;
 }
 
@@ -197,14 +198,13 @@ enum outcome server_defragment(struct server *s, const void *request, struct buf
     int r;
 
     (void)request;
+    (void)response; /* etcd's answer is an empty message */
     log_info("starting defragment");
     r = db_compact(s->db, BYTES_NULL, BYTES_NULL);
     if (r < 0)
         server_fatal("the database failed while compacting", r);
     log_info("finished defragment", LOG_DURATION("took", clock_mono_ns() - start),
              LOG_U64("size-bytes", db_disk_bytes(s->db)));
-    struct response_header header = server_header(s, mvcc_revision(s->mvcc));
-    encode_header(response, &header);
     return OUTCOME_OK;
 }
 

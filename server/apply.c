@@ -34,6 +34,7 @@
 /* One delivery from the raft thread. */
 struct delivery {
     struct inbox_item item;
+    struct delivery *next; /* in the list of those whose reads wait */
     size_t n_entries;
     uint64_t read_index;
     size_t n_reads;
@@ -41,10 +42,17 @@ struct delivery {
     struct raft_entry entries[];
 };
 
+/* Deliveries whose reads wait, oldest first. */
+struct deliveries {
+    struct delivery *first;
+    struct delivery **last;
+};
+
 struct result {
     struct request *request;
     enum outcome outcome;
-    int64_t await_revision; /* > 0: the answer waits for this physical compaction */
+    bool await;                              /* the answer waits for a physical compaction */
+    int64_t await_revision;
 };
 
 struct apply {
@@ -59,6 +67,10 @@ struct apply {
     size_t n_results, cap_results;
     size_t turn_entries;
     size_t turn_bytes;
+    bool compaction_accepted; /* since the last write */
+    bool conf_changed;        /* likewise: conf is what raft is to be told */
+    struct raft_conf_single conf;
+    struct deliveries reads;
     uint64_t applied;
     uint64_t applied_term;
 };
@@ -69,6 +81,7 @@ struct apply *apply_new(const struct apply_options *options)
 
     a->o = *options;
     a->applied = options->applied;
+    a->reads.last = &a->reads.first;
     inbox_init(&a->inbox, SIZE_MAX); /* bounded by raft's budget of entries handed out */
     arena_init(&a->arena);
     a->batch = db_batch_new();
@@ -89,6 +102,16 @@ static void delivery_free(struct delivery *d)
     free(d);
 }
 
+static struct delivery *pop_reads(struct apply *a)
+{
+    struct delivery *d = a->reads.first;
+
+    a->reads.first = d->next;
+    if (!a->reads.first)
+        a->reads.last = &a->reads.first;
+    return d;
+}
+
 struct apply *apply_free(struct apply *a)
 {
     struct inbox_item *item, *next;
@@ -99,6 +122,8 @@ struct apply *apply_free(struct apply *a)
         next = item->next;
         delivery_free(container_of(item, struct delivery, item));
     }
+    while (a->reads.first)
+        delivery_free(pop_reads(a));
     inbox_deinit(&a->inbox);
     arena_deinit(&a->arena);
     db_batch_free(a->batch);
@@ -158,7 +183,7 @@ static void finish_results(struct apply *a)
 {
     for (size_t i = 0; i < a->n_results; i++) {
         struct result *result = &a->results[i];
-        if (result->await_revision > 0)
+        if (result->await)
             housekeeper_await_compaction(a->o.housekeeper, result->request, result->await_revision);
         else
             result->request->finish(result->request, result->outcome);
@@ -175,6 +200,29 @@ static void report(struct apply *a)
     a->turn_bytes = 0;
 }
 
+/* The first entry of a leader's term: from here on the leader counts the time of the leases, which
+ * starts anew. */
+static void begin_term(struct apply *a)
+{
+    uint64_t leader = atomic_load_explicit(&a->o.state->leader, memory_order_acquire);
+
+    if (leader == a->o.state->member_id)
+        lease_promote(a->o.leases, clock_mono_ms(), a->o.state->election_timeout_ms);
+}
+
+/* Raft hears of a configuration when it is written, and before the applied index can show that it
+ * is (I6). The housekeeper hears of a compaction when it can find it. */
+static void tell_others(struct apply *a)
+{
+    if (a->conf_changed)
+        node_conf_applied(a->node, a->applied, a->conf);
+    a->conf_changed = false;
+    atomic_store_explicit(&a->o.state->applied, a->applied, memory_order_release);
+    if (a->compaction_accepted)
+        housekeeper_wake(a->o.housekeeper);
+    a->compaction_accepted = false;
+}
+
 /* Writes what has been applied since the last time, publishes it, answers (I2, I3). The arena
  * stays: an entry may be half way. */
 static int commit(struct apply *a)
@@ -184,6 +232,7 @@ static int commit(struct apply *a)
 
     if (a->turn_entries == 0)
         return 0;
+    mvcc_seal(a->o.mvcc);
     put_applied(a);
     start = clock_mono_ns();
     failpoint("beforeCommit");
@@ -194,7 +243,7 @@ static int commit(struct apply *a)
     metric_observe(&metric_backend_commit, (double)(clock_mono_ns() - start) / 1e9);
     db_batch_clear(a->batch);
     mvcc_publish(a->o.mvcc);
-    atomic_store_explicit(&a->o.state->applied, a->applied, memory_order_release);
+    tell_others(a);
     finish_results(a);
     report(a);
     return 0;
@@ -371,6 +420,20 @@ static int dispatch(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
     return unknown_request(index);
 }
 
+/* A compaction is no change of keys: it takes no revision. */
+static int run(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
+               const struct raft_entry *entry, struct buf *out)
+{
+    int r;
+
+    if (!q->compaction)
+        mvcc_begin(a->o.mvcc);
+    r = dispatch(a, q, entry->index, entry->term, out);
+    if (!q->compaction)
+        (void)mvcc_end(a->o.mvcc);
+    return r;
+}
+
 static void count_request(const Etcdserverpb__InternalRaftRequest *q)
 {
     if (q->put)
@@ -387,14 +450,13 @@ static bool scans(const Etcdserverpb__InternalRaftRequest *q)
            (q->delete_range && txn_delete_range_scans(q->delete_range)) || q->lease_revoke;
 }
 
-static void note_result(struct apply *a, struct request *request, enum outcome outcome,
-                        int64_t await_revision)
+static void note_result(struct apply *a, const struct result *result)
 {
     if (a->n_results == a->cap_results) {
         a->cap_results = a->cap_results ? 2 * a->cap_results : 256;
         a->results = mem_realloc(a->results, a->cap_results * sizeof(*a->results));
     }
-    a->results[a->n_results++] = (struct result){request, outcome, await_revision};
+    a->results[a->n_results++] = *result;
 }
 
 static int apply_request(struct apply *a, const struct raft_entry *entry)
@@ -415,17 +477,18 @@ static int apply_request(struct apply *a, const struct raft_entry *entry)
     id = q->header && q->header->id ? q->header->id : q->id;
     request = wait_take(a->o.wait, id);
     failpoint("beforeApplyOneEntryNormal");
-    mvcc_begin(a->o.mvcc);
     r = (int)refused_by_alarm(a, q);
     if (r == 0)
-        r = dispatch(a, q, entry->index, entry->term, request ? &request->response : NULL);
-    (void)mvcc_end(a->o.mvcc);
+        r = run(a, q, entry, request ? &request->response : NULL);
     count_request(q);
     if (request)
-        note_result(a, request, r < 0 ? OUTCOME_INTERNAL : (enum outcome)r,
-                    r == 0 && request->physical ? q->compaction->revision : 0);
-    if (r == 0 && q->compaction)
-        housekeeper_wake(a->o.housekeeper);
+        note_result(a, &(struct result){
+                           .request = request,
+                           .outcome = r < 0 ? OUTCOME_INTERNAL : (enum outcome)r,
+                           .await = r == 0 && q->compaction && request->physical,
+                           .await_revision = q->compaction ? q->compaction->revision : 0,
+                       });
+    a->compaction_accepted |= r == 0 && q->compaction;
     return r < 0 ? err_trace(r) : 0;
 }
 
@@ -450,27 +513,23 @@ static void advance(struct apply *a, const struct raft_entry *entry)
     a->turn_bytes += blob_bytes(entry->data).len;
 }
 
-/* Raft hears of a configuration once it is written: it must find it applied. */
 static int apply_entry(struct apply *a, const struct raft_entry *entry)
 {
-    struct raft_conf_single conf;
     bool is_conf = entry->type != RAFT_ENTRY_NORMAL;
     int r = 0;
 
-    check(entry->index == a->applied + 1);                   /* (I1) */
+    check(entry->index == a->applied + 1); /* (I1) */
     if (is_conf)
-        r = apply_conf_change(a, entry, &conf);
+        r = apply_conf_change(a, entry, &a->conf);
     else if (entry->data && entry->data->len > 0)
         r = apply_request(a, entry);
+    else
+        begin_term(a);
     if (r < 0)
         return r;
-    advance(a, entry);                                       /* (I5) */
-    if (is_conf) {
-        r = commit(a);
-        if (r == 0)
-            node_conf_applied(a->node, conf);
-    }
-    return r;
+    advance(a, entry); /* (I5) */
+    a->conf_changed = is_conf;
+    return is_conf ? commit(a) : 0; /* one configuration a batch */
 }
 
 static int apply_delivery(struct apply *a, const struct delivery *d)
@@ -496,15 +555,24 @@ static int apply_delivery(struct apply *a, const struct delivery *d)
     return r;
 }
 
-/* Everything up to read_index was pushed before, so it is applied once this turn's batch is
- * written. */
-static void answer_reads(struct apply *a, const struct delivery *d)
+/* Raft hands committed entries out in portions, so a read index may be ahead of what has come. */
+static void keep_reads(struct apply *a, struct delivery *d)
 {
-    check(d->n_reads == 0 || d->read_index <= a->applied);
-    for (size_t i = 0; i < d->n_reads; i++) {
-        struct request *request = wait_take(a->o.wait, d->reads[i]);
-        if (request)
-            request->finish(request, OUTCOME_OK);
+    d->next = NULL;
+    *a->reads.last = d;
+    a->reads.last = &d->next;
+}
+
+static void answer_reads(struct apply *a)
+{
+    while (a->reads.first && a->reads.first->read_index <= a->applied) {
+        struct delivery *d = pop_reads(a);
+        for (size_t i = 0; i < d->n_reads; i++) {
+            struct request *request = wait_take(a->o.wait, d->reads[i]);
+            if (request)
+                request->finish(request, OUTCOME_OK);
+        }
+        delivery_free(d);
     }
 }
 
@@ -520,10 +588,13 @@ int apply_turn(struct apply *a)
     for (struct inbox_item *item = first; item; item = next) {
         struct delivery *d = container_of(item, struct delivery, item);
         next = item->next;
-        if (r == 0)
-            answer_reads(a, d);
-        delivery_free(d);
+        if (d->n_reads > 0)
+            keep_reads(a, d);
+        else
+            delivery_free(d);
     }
+    if (r == 0)
+        answer_reads(a);
     arena_reset(&a->arena);
     return r < 0 ? err_trace(r) : 0;
 }

@@ -92,16 +92,18 @@ static int read_applied(struct db *db, struct bootstrap *ret)
 }
 
 /* Opens the log; *ret_outcome is the WAL_E_* outcome. */
-static int open_log(struct bootstrap *ret, const struct config *config, const struct data_dir *dir,
-                    bool create, int *ret_outcome)
+static int open_log(struct bootstrap *ret, const struct bootstrap_options *o, bool create,
+                    int *ret_outcome)
 {
     struct wal_options options = {
-        .dir = dir->wal,
+        .dir = o->dir->wal,
         .create = create,
         .cluster_id = ret->cluster_id,
         .member_id = ret->member_id,
+        .segment_bytes = o->wal_segment_bytes,
+        .salt = o->wal_salt,
         .applied_index = ret->applied,
-        .unsafe_no_sync = config->unsafe_no_fsync,
+        .unsafe_no_sync = o->config->unsafe_no_fsync,
     };
     int r = wal_open(&ret->wal, &options, &ret->recovery);
 
@@ -140,20 +142,30 @@ static int write_founding_entry(struct bootstrap *b, const struct member *self)
     return 0;
 }
 
-static int found_cluster(struct bootstrap *b, const struct config *config,
-                         const struct data_dir *dir, bool create)
+static int check_flags(const struct config *config)
 {
-    struct member self = founding_member(config);
-    int outcome = 0, r = 0;
+    char *error = NULL;
+    int r = config_check_bootstrap(config, &error);
 
-    if (create) {
+    if (r != 0)
+        log_error("failed to verify flags", LOG_STR("error", error));
+    free(error);
+    return r;
+}
+
+static int found_cluster(struct bootstrap *b, const struct bootstrap_options *options, bool create)
+{
+    struct member self = founding_member(options->config);
+    int outcome = 0, r = check_flags(options->config);
+
+    if (r == 0 && create) {
         b->member_id = self.id;
         b->cluster_id = cluster_id_of(&self.id, 1);
-        r = open_log(b, config, dir, true, &outcome);
+        r = open_log(b, options, true, &outcome);
     }
     if (r == 0 && (outcome != 0 || self.id != b->member_id)) {
         log_error("the raft log was begun with other flags; remove it to start anew",
-                  LOG_STR("dir", dir->wal));
+                  LOG_STR("dir", options->dir->wal));
         r = 1;
     }
     if (r == 0)
@@ -202,27 +214,26 @@ static void raise_commit(struct bootstrap *b)
         hs->term = b->applied_term;
 }
 
-int bootstrap(struct bootstrap *ret, const struct config *config, const struct data_dir *dir,
-              struct db *db)
+int bootstrap(struct bootstrap *ret, const struct bootstrap_options *options)
 {
     int outcome, r;
 
     *ret = (struct bootstrap){0};
-    r = read_applied(db, ret);
+    r = read_applied(options->db, ret);
     if (r == 0)
-        r = open_log(ret, config, dir, false, &outcome);
+        r = open_log(ret, options, false, &outcome);
     if (r < 0)
         return err_trace(r);
     if (outcome == WAL_E_MISSING && ret->applied == 0) {
         wal_recovery_deinit(&ret->recovery);
-        return found_cluster(ret, config, dir, true);
+        return found_cluster(ret, options, true);
     }
     if (outcome != 0)
-        return refuse(dir, ret, outcome);
+        return refuse(options->dir, ret, outcome);
     ret->cluster_id = ret->recovery.cluster_id;
     ret->member_id = ret->recovery.member_id;
     if (log_is_empty(ret))
-        return found_cluster(ret, config, dir, false);
+        return found_cluster(ret, options, false);
     raise_commit(ret);
     if (!ret->recovery.clean)
         log_info("the last stop was not orderly; the tail of the log was rewritten",

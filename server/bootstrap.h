@@ -11,6 +11,14 @@
 #include "server/member.h"
 #include "storage/wal.h"
 
+struct bootstrap_options {
+    const struct config *config;
+    const struct data_dir *dir;
+    struct db *db;              /* open */
+    uint32_t wal_salt;          /* of a new log: a random number */
+    uint64_t wal_segment_bytes; /* 0: WAL_SEGMENT_BYTES; tests make it small */
+};
+
 struct bootstrap {
     uint64_t cluster_id;
     uint64_t member_id;
@@ -20,10 +28,9 @@ struct bootstrap {
     struct wal_recovery recovery;
 };
 
-/* db is open. Outcome 1: refused, the reason is logged. Free ret->recovery with
- * wal_recovery_deinit(); the wal is the caller's. */
-int bootstrap(struct bootstrap *ret, const struct config *config, const struct data_dir *dir,
-              struct db *db);
+/* Outcome 1: refused, the reason is logged. Free ret->recovery with wal_recovery_deinit(); the wal is
+ * the caller's. */
+int bootstrap(struct bootstrap *ret, const struct bootstrap_options *options);
 /* The raft that continues from there. */
 int bootstrap_raft(struct raft **ret, const struct bootstrap *b, const struct config *config,
                    struct members *members, uint64_t seed);

@@ -146,6 +146,13 @@ static void derive_cluster(struct config_extra *x)
     text_replace(x, "initial-cluster", mem_strdup(buf_cstr(&b)));
 }
 
+/* An empty text means the default there, too. */
+static void derive_default(struct config_extra *x, const char *name)
+{
+    if (!config_extra_text(x, name)[0])
+        text_replace(x, name, mem_strdup(config_flag_find(name)->default_text));
+}
+
 static void derive(struct config_extra *x)
 {
     bool from_file = x->file[0];
@@ -163,6 +170,9 @@ static void derive(struct config_extra *x)
     derive_advertised(x, "listen-peer-urls", "initial-advertise-peer-urls", host);
     derive_cluster(x);
     derive_advertised(x, "listen-client-urls", "advertise-client-urls", host);
+    derive_default(x, "log-level");
+    derive_default(x, "log-format");
+    derive_default(x, "log-outputs");
     if (!config_extra_text(x, "data-dir")[0]) {
         text_replace(x, "data-dir", mem_printf("%s.etcd", config_extra_text(x, "name")));
         x->data_dir_derived = true;

@@ -66,10 +66,9 @@ static int check_logging(const struct config *c, char **ret_error)
         return invalid(
             ret_error,
             "--log-outputs requires a single file path when --log-rotate-config-json is defined");
-    if (c->log_level[0] && log_level_parse(c->log_level, &level))
+    if (log_level_parse(c->log_level, &level))
         return invalid_quoted(ret_error, "unrecognized level: ", c->log_level, "");
-    if (c->log_format[0] && strcmp(c->log_format, "json") != 0 &&
-        strcmp(c->log_format, "console") != 0)
+    if (strcmp(c->log_format, "json") != 0 && strcmp(c->log_format, "console") != 0)
         return invalid(ret_error, "unknown log format: %s, supported values json, console",
                        c->log_format);
     return 0;

@@ -306,6 +306,8 @@ static void test_values(void **state)
         {"--v --force --config=x --vv=3", "name", "default"},
         {"--auto-compaction-retention=5m", "auto-compaction-retention", "5m"},
         {"--cors=*", "cors", "*"},
+        {"--log-level= --log-format= --log-outputs=", "log-outputs", "default"},
+        {"--log-level=", "log-level", "info"},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -38,6 +38,7 @@ struct housekeeper {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     bool stop;
+    bool draining;
     bool woken;
     struct awaiting *awaiting;
 
@@ -74,15 +75,23 @@ void housekeeper_wake(struct housekeeper *h)
 void housekeeper_await_compaction(struct housekeeper *h, struct request *request, int64_t revision)
 {
     struct awaiting *a = mem_new(struct awaiting);
+    bool draining;
 
     a->request = request;
     a->revision = revision;
     pthread_mutex_lock(&h->lock);
-    a->next = h->awaiting;
-    h->awaiting = a;
-    h->woken = true;
-    pthread_cond_signal(&h->cond);
+    draining = h->draining;
+    if (!draining) {
+        a->next = h->awaiting;
+        h->awaiting = a;
+        h->woken = true;
+        pthread_cond_signal(&h->cond);
+    }
     pthread_mutex_unlock(&h->lock);
+    if (draining) {
+        free(a);
+        request->finish(request, OUTCOME_STOPPED);
+    }
 }
 
 void housekeeper_note_written(struct housekeeper *h, uint64_t entries, uint64_t bytes)
@@ -227,6 +236,14 @@ int housekeeper_start(struct housekeeper *h, struct node *node)
     return r == 0 ? 0 : err_origin(-r);
 }
 
+void housekeeper_drain(struct housekeeper *h)
+{
+    pthread_mutex_lock(&h->lock);
+    h->draining = true;
+    pthread_mutex_unlock(&h->lock);
+    answer_awaiting(h, -1, true);
+}
+
 void housekeeper_stop(struct housekeeper *h)
 {
     if (!h->started)
@@ -237,7 +254,6 @@ void housekeeper_stop(struct housekeeper *h)
     pthread_mutex_unlock(&h->lock);
     pthread_join(h->thread, NULL);
     h->started = false;
-    answer_awaiting(h, -1, true);
 }
 
 struct housekeeper *housekeeper_free(struct housekeeper *h)

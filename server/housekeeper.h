@@ -30,7 +30,9 @@ struct housekeeper_options {
 
 struct housekeeper *housekeeper_new(const struct housekeeper_options *options);
 int housekeeper_start(struct housekeeper *h, struct node *node);
-/* Joins the thread; requests that wait for a compaction are finished with OUTCOME_STOPPED. */
+/* Requests that wait for a compaction, and later ones, are finished with OUTCOME_STOPPED. */
+void housekeeper_drain(struct housekeeper *h);
+/* Joins the thread. */
 void housekeeper_stop(struct housekeeper *h);
 struct housekeeper *housekeeper_free(struct housekeeper *h);
 

@@ -6,6 +6,8 @@
  *     <tag of the request's field> <length> <the request message>   0xA2 0x06 <length>
  * <RequestHeader {1 ID, 2 username, 3 auth_revision}>
  *
+ * in ascending order of field, so the header comes first where the request's field is above 100.
+ *
  * Thread: any; no state.
  */
 #include "server/internal_request.h"
@@ -68,14 +70,14 @@ struct blob *internal_request_encode(enum request_kind kind, struct bytes payloa
     n_suffix += varint_put(suffix + n_suffix, n_header);
 
     struct blob *blob = blob_new(n_prefix + payload.len + n_suffix + n_header);
-    uint8_t *p = blob->data;
-    memcpy(p, prefix, n_prefix);
-    p += n_prefix;
+    bool header_first = fields[kind] > FIELD_HEADER;
+    uint8_t *request_at = blob->data + (header_first ? n_suffix + n_header : 0);
+    uint8_t *header_at = blob->data + (header_first ? 0 : n_prefix + payload.len);
+    memcpy(request_at, prefix, n_prefix);
     if (payload.len > 0)
-        memcpy(p, payload.data, payload.len);
-    p += payload.len;
-    memcpy(p, suffix, n_suffix);
-    memcpy(p + n_suffix, header, n_header);
+        memcpy(request_at + n_prefix, payload.data, payload.len);
+    memcpy(header_at, suffix, n_suffix);
+    memcpy(header_at + n_suffix, header, n_header);
     return blob;
 }
 
@@ -95,6 +97,20 @@ ProtobufCAllocator arena_allocator(struct arena *arena)
     return (ProtobufCAllocator){allocate, release, arena};
 }
 
+/* As protobuf-c reads it: ten bytes at most, bits above 64 don't matter. Stricter here would mean to
+ * stop looking where the decoder goes on. */
+static bool skip_varint(struct bytes *s)
+{
+    for (size_t i = 0; i < VARINT_LEN_MAX && i < s->len; i++) {
+        if (s->data[i] < 0x80) {
+            s->data += i + 1;
+            s->len -= i + 1;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Takes the next field of a message off *s. False at the end or when the bytes don't parse. value
  * is set for length-delimited ones. */
 static bool next_field(struct bytes *s, uint32_t *ret_field, struct bytes *ret_value)
@@ -106,7 +122,7 @@ static bool next_field(struct bytes *s, uint32_t *ret_field, struct bytes *ret_v
         return false;
     *ret_field = (uint32_t)(tag >> 3);
     switch (tag & 7) {
-    case 0: return varint_get(s, &v);
+    case 0: return skip_varint(s);
     case 1: v = 8; break;
     case 2:
         if (!varint_get(s, &v))

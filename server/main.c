@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 #include "api/api.h"
 #include "base/failpoint.h"
 #include "base/log.h"
+#include "base/map.h"
+#include "base/rng.h"
 #include "server/config.h"
 #include "server/server.h"
 
@@ -33,20 +36,28 @@ static int setup_logging(const struct config *config)
 {
     struct log_options options = {.outputs = (const char *const *)config->log_outputs.items,
                                   .n_outputs = config->log_outputs.len};
+    bool console = strcmp(config->log_format, "console") == 0;
     char *error = NULL;
 
-    if (log_level_parse(config->log_level, &options.level) != 0) {
-        fprintf(stderr, "unrecognized level: \"%s\"\n", config->log_level);
-        return 1;
+    options.format = console ? LOG_FORMAT_CONSOLE : LOG_FORMAT_JSON;
+    if (log_level_parse(config->log_level, &options.level) == 0 &&
+        log_setup(&options, &error) == 0)
+        return 0;
+    log_error("failed to verify flags",
+              LOG_STR("error", error ? error : "unrecognized --log-level"));
+    free(error);
+    return 1;
+}
+
+/* Clients, the log and the database want many descriptors; what the system allows is taken. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
     }
-    options.format =
-        strcmp(config->log_format, "console") == 0 ? LOG_FORMAT_CONSOLE : LOG_FORMAT_JSON;
-    if (log_setup(&options, &error) != 0) {
-        fprintf(stderr, "%s\n", error);
-        free(error);
-        return 1;
-    }
-    return 0;
 }
 
 /* The signal that came, or 0. */
@@ -132,19 +143,15 @@ int main(int argc, char **argv)
 {
     sigset_t set = end_signals();
     struct config config;
-    char *error = NULL;
     int exit_code;
 
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+    hash_seed_set(rng_entropy());
     if (config_parse(argc, argv, environ, &config, &exit_code) == CONFIG_EXIT)
         return exit_code;
     exit_code = setup_logging(&config);
-    if (exit_code == 0 && config_validate(&config, &error) != 0) {
-        log_fatal("failed to verify flags", LOG_STR("error", error));
-        free(error);
-        exit_code = 1;
-    }
     if (exit_code == 0)
         exit_code = run(&config);
     config_deinit(&config);

@@ -61,16 +61,48 @@ static void member_clear(struct member *m)
 /* ---- JSON ---- */
 
 /* Go's encoder escapes <, > and & too. */
+static void append_json_ascii(struct buf *out, unsigned char c)
+{
+    static const char named[] = "\bb\ff\nn\rr\tt\"\"\\\\";
+    const char *p = named;
+
+    while (*p && (unsigned char)*p != c)
+        p += 2;
+    if (*p)
+        buf_printf(out, "\\%c", p[1]);
+    else if (c < 0x20 || c == '<' || c == '>' || c == '&')
+        buf_printf(out, "\\u%04x", c);
+    else
+        buf_append_u8(out, c);
+}
+
+static bool is_utf8(const char *s)
+{
+    json_t *value = json_string(s);
+    bool ok = value != NULL;
+
+    json_decref(value);
+    return ok;
+}
+
+/* What is no text must not be stored as one: no JSON parser would read it back. */
 static void append_json_string(struct buf *out, const char *s)
 {
+    bool valid = is_utf8(s);
+
     buf_append_u8(out, '"');
-    for (const unsigned char *p = (const unsigned char *)s; *p; p++) {
-        if (*p == '"' || *p == '\\')
-            buf_printf(out, "\\%c", *p);
-        else if (*p < 0x20 || *p == '<' || *p == '>' || *p == '&')
-            buf_printf(out, "\\u%04x", *p);
-        else
-            buf_append_u8(out, *p);
+    for (const char *p = s; *p; p++) {
+        unsigned char c = (unsigned char)*p;
+        if (c < 0x80) {
+            append_json_ascii(out, c);
+        } else if (!valid) {
+            buf_append_str(out, "\\ufffd");
+        } else if (strncmp(p, "\u2028", 3) == 0 || strncmp(p, "\u2029", 3) == 0) {
+            buf_printf(out, "\\u202%c", p[2] == '\xa8' ? '8' : '9');
+            p += 2;
+        } else {
+            buf_append_u8(out, c);
+        }
     }
     buf_append_u8(out, '"');
 }

@@ -27,14 +27,14 @@
 #include "server/apply.h"
 #include "server/server_metrics.h"
 
-enum { SLOW_SYNC_MS = 1000 };
+enum { SLOW_SYNC_MS = 1000, PROPOSAL_OVERHEAD_BYTES = 256 };
 
 enum note_kind { NOTE_PROPOSAL, NOTE_READ, NOTE_CONF_APPLIED, NOTE_RELEASE };
 
 struct note {
     struct inbox_item item;
     enum note_kind kind;
-    uint64_t id; /* PROPOSAL, READ; RELEASE: the index */
+    uint64_t id; /* PROPOSAL, READ; RELEASE, CONF_APPLIED: the index */
     struct blob *data;
     struct raft_conf_single change;
 };
@@ -54,9 +54,11 @@ struct node {
     uint64_t tick_ms;
     uint64_t last_tick_ms;
     uint64_t applied; /* last told to raft */
+    uint64_t applied_seen; /* before this turn's drain of the inbox: its configurations are known */
+    uint64_t local_reads_index; /* local reads from here on; 0: not now */
 
     struct inbox inbox;
-    _Atomic uint64_t inbox_bytes;
+    _Atomic uint64_t waiting_bytes; /* proposals in the inbox and held */
 
     struct raft_entry *batch; /* proposals of this turn */
     uint64_t *batch_ids;
@@ -129,20 +131,30 @@ static struct note *note_new(enum note_kind kind, uint64_t id)
     return note;
 }
 
+static uint64_t cost(const struct blob *data)
+{
+    return data->len + PROPOSAL_OVERHEAD_BYTES;
+}
+
+static void uncharge(struct node *n, const struct blob *data)
+{
+    atomic_fetch_sub_explicit(&n->waiting_bytes, cost(data), memory_order_relaxed);
+}
+
 bool node_propose(struct node *n, uint64_t id, struct blob *data)
 {
     struct note *note;
 
-    if (atomic_fetch_add_explicit(&n->inbox_bytes, data->len, memory_order_relaxed) >
+    if (atomic_fetch_add_explicit(&n->waiting_bytes, cost(data), memory_order_relaxed) >
         NODE_INBOX_BYTES_MAX) {
-        atomic_fetch_sub_explicit(&n->inbox_bytes, data->len, memory_order_relaxed);
+        uncharge(n, data);
         return false;
     }
     note = note_new(NOTE_PROPOSAL, id);
     note->data = data;
     if (inbox_push(&n->inbox, &note->item))
         return true;
-    atomic_fetch_sub_explicit(&n->inbox_bytes, data->len, memory_order_relaxed);
+    uncharge(n, data);
     free(note);
     return false;
 }
@@ -157,9 +169,9 @@ bool node_read(struct node *n, uint64_t id)
     return false;
 }
 
-void node_conf_applied(struct node *n, struct raft_conf_single change)
+void node_conf_applied(struct node *n, uint64_t index, struct raft_conf_single change)
 {
-    struct note *note = note_new(NOTE_CONF_APPLIED, 0);
+    struct note *note = note_new(NOTE_CONF_APPLIED, index);
 
     note->change = change;
     inbox_push_always(&n->inbox, &note->item);
@@ -216,23 +228,24 @@ static void ids_add(struct ids *ids, uint64_t id)
     ids->items[ids->len++] = id;
 }
 
-static int conf_applied(struct node *n, const struct note *note)
+static void conf_applied(struct node *n, const struct note *note)
 {
     struct raft_conf_change change = {.changes = &note->change, .n_changes = 1};
 
-    return raft_step(n->raft, &(struct raft_input){.type = RAFT_CONF_APPLIED, .conf = &change});
+    (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_CONF_APPLIED, .conf = &change});
+    (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_APPLIED, .index = note->id});
+    n->applied = note->id;
 }
 
 static int take_note(struct node *n, struct note *note)
 {
     switch (note->kind) {
     case NOTE_PROPOSAL:
-        atomic_fetch_sub_explicit(&n->inbox_bytes, note->data->len, memory_order_relaxed);
         batch_add(n, note->id, note->data);
         note->data = NULL;
         return 0;
     case NOTE_READ: ids_add(&n->reads_next, note->id); return 0;
-    case NOTE_CONF_APPLIED: return conf_applied(n, note);
+    case NOTE_CONF_APPLIED: conf_applied(n, note); return 0;
     case NOTE_RELEASE: return wal_release(n->wal, note->id);
     }
     return 0;
@@ -253,6 +266,12 @@ static int take_inbox(struct node *n)
     return r < 0 ? err_trace(r) : 0;
 }
 
+static void drop_held(struct node *n, size_t i)
+{
+    uncharge(n, n->held[i].data);
+    blob_unref(n->held[i].data);
+}
+
 /* Held proposals whose request is gone (time-out, client away) are dropped: they were never
  * proposed. */
 static void release_held(struct node *n)
@@ -264,8 +283,29 @@ static void release_held(struct node *n)
         if (wait_contains(n->wait, n->held_ids[i]))
             batch_add(n, n->held_ids[i], n->held[i].data);
         else
-            blob_unref(n->held[i].data);
+            drop_held(n, i);
     }
+}
+
+/* While there is no leader: what nobody waits for any more makes room. */
+static void forget_gone(struct node *n)
+{
+    size_t n_held = 0, n_reads = 0;
+
+    for (size_t i = 0; i < n->n_held; i++) {
+        if (!wait_contains(n->wait, n->held_ids[i])) {
+            drop_held(n, i);
+            continue;
+        }
+        n->held[n_held] = n->held[i];
+        n->held_ids[n_held++] = n->held_ids[i];
+    }
+    n->n_held = n_held;
+    for (size_t i = 0; i < n->reads_next.len; i++) {
+        if (wait_contains(n->wait, n->reads_next.items[i]))
+            n->reads_next.items[n_reads++] = n->reads_next.items[i];
+    }
+    n->reads_next.len = n_reads;
 }
 
 static void propose(struct node *n)
@@ -279,8 +319,10 @@ static void propose(struct node *n)
     for (size_t i = 0; i < n->n_batch; i++) {
         if (r == RAFT_E_DROPPED)
             hold(n, n->batch_ids[i], n->batch[i]);
-        else
+        else {
+            uncharge(n, n->batch[i].data);
             blob_unref(n->batch[i].data);
+        }
     }
     n->n_batch = 0;
 }
@@ -294,6 +336,7 @@ static void tick(struct node *n, uint64_t now_ms)
     n->last_tick_ms = n->last_tick_ms != 0 && now_ms < n->last_tick_ms + 2 * n->tick_ms
                           ? n->last_tick_ms + n->tick_ms
                           : now_ms;
+    forget_gone(n);
     (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_TICK});
 }
 
@@ -318,7 +361,7 @@ static void start_read_round(struct node *n)
 
 static void tell_applied(struct node *n, const struct raft_status *status)
 {
-    uint64_t applied = atomic_load_explicit(&n->state->applied, memory_order_acquire);
+    uint64_t applied = n->applied_seen;
 
     if (applied <= n->applied)
         return;
@@ -394,6 +437,20 @@ static void hand_over(struct node *n, const struct raft_ready *rd)
     }
 }
 
+/* The only voter's own state serves linearizable reads, once everything is applied that anyone may
+ * have been told of before this member led. */
+static bool local_reads(struct node *n, const struct raft_status *status)
+{
+    bool leads = status->role == RAFT_LEADER && status->sole_voter && status->committed_in_term;
+
+    if (!leads)
+        n->local_reads_index = 0;
+    else if (n->local_reads_index == 0)
+        n->local_reads_index = status->commit;
+    return leads && atomic_load_explicit(&n->state->applied, memory_order_acquire) >=
+                        n->local_reads_index;
+}
+
 static void publish(struct node *n)
 {
     struct server_state *s = n->state;
@@ -402,10 +459,7 @@ static void publish(struct node *n)
     raft_status(n->raft, &status);
     atomic_store_explicit(&s->committed, status.commit, memory_order_release);
     atomic_store_explicit(&s->term, status.term, memory_order_release);
-    atomic_store_explicit(&s->local_reads,
-                          status.role == RAFT_LEADER && status.sole_voter &&
-                              status.committed_in_term,
-                          memory_order_release);
+    atomic_store_explicit(&s->local_reads, local_reads(n, &status), memory_order_release);
     metric_set(&metric_proposals_committed, (double)status.commit);
 }
 
@@ -453,8 +507,10 @@ static int act(struct node *n)
 
 int node_turn(struct node *n, uint64_t now_ms)
 {
-    int r = take_inbox(n);
+    int r;
 
+    n->applied_seen = atomic_load_explicit(&n->state->applied, memory_order_acquire);
+    r = take_inbox(n);
     tick(n, now_ms);
     node_feed(n);
     while (r == 0 && raft_has_ready(n->raft)) {

@@ -40,8 +40,10 @@ bool node_propose(struct node *n, uint64_t id, struct blob *data);
 /* The request with that id is finished with OUTCOME_OK once a linearizable read may run. False:
  * full. */
 bool node_read(struct node *n, uint64_t id);
-/* A committed configuration entry was applied; a refused one has node_id 0. */
-void node_conf_applied(struct node *n, struct raft_conf_single change);
+/* The committed configuration entry at index was applied; a refused one has node_id 0. Called before
+ * state->applied reaches index, so that raft never believes it applied and keeps the old
+ * configuration. */
+void node_conf_applied(struct node *n, uint64_t index, struct raft_conf_single change);
 /* The database is durable up to this applied index: the log behind it may go. */
 void node_release(struct node *n, uint64_t index);
 void node_wake(struct node *n);

@@ -6,7 +6,7 @@
  *   1. apply is far behind commit: refuse.
  *   2. a request id, unique over members and restarts.
  *   3. who is calling? A bad token is refused here; apply checks permissions again.
- *   4. encode; too large: refuse.
+ *   4. encode; too large (or nested deeper than apply takes): refuse.
  *   5. register in the wait table, before proposing.
  *   6. propose. Full: take it back and refuse. Without a leader the proposal waits at the raft
  *      worker until its time is over.
@@ -24,6 +24,7 @@
 #include "server/internal_request.h"
 #include "server/server_metrics.h"
 #include "server/server_private.h"
+#include "server/txn.h"
 
 enum { APPLY_BEHIND_MAX = 5000 };
 
@@ -64,6 +65,10 @@ void server_submit(struct server *s, struct request *request)
 
     if (apply_is_behind(s)) {
         request->finish(request, OUTCOME_TOO_MANY_REQUESTS);
+        return;
+    }
+    if (request->kind == REQUEST_TXN && !txn_bytes_depth_ok(request->payload, TXN_DEPTH_MAX)) {
+        request->finish(request, OUTCOME_TOO_MANY_OPS);
         return;
     }
     prepare(s, request);

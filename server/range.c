@@ -223,12 +223,16 @@ static int walk(const struct range_view *view, const struct mvcc_range_options *
                 struct mvcc_range_result *ret)
 {
     struct mvcc_range_options pinned = *options;
+    int r;
 
     if (view->writing)
         return mvcc_txn_range(view->mvcc, options, visit, arg, ret);
     if (pinned.revision <= 0 && view->pinned > 0)
         pinned.revision = view->pinned;
-    return mvcc_range(view->mvcc, &pinned, visit, arg, ret);
+    r = mvcc_range(view->mvcc, &pinned, visit, arg, ret);
+    if (r == 0 && view->pinned > 0)
+        ret->current = view->pinned; /* all headers of one transaction show one revision */
+    return r;
 }
 
 int range_encode(const struct range_view *view, const Etcdserverpb__RangeRequest *request,

@@ -90,9 +90,12 @@ static void own_finish(struct request *request, enum outcome outcome)
 
 static void own_submit(struct own_proposal *own)
 {
-    if (atomic_load(&own->done) || atomic_load(&own->under_way) || clock_mono_ms() < own->retry_ms)
+    if (atomic_load(&own->done) || atomic_exchange(&own->under_way, true))
         return;
-    atomic_store(&own->under_way, true);
+    if (clock_mono_ms() < own->retry_ms) {
+        atomic_store(&own->under_way, false);
+        return;
+    }
     own->request.payload = buf_bytes(&own->payload);
     server_submit(own->server, &own->request);
 }
@@ -146,6 +149,7 @@ static void server_tick(void *arg)
     struct server *s = arg;
 
     wait_expire(&s->wait, clock_mono_ms(), timeout_outcome, s);
+    metric_set(&metric_proposals_pending, (double)wait_proposals(&s->wait));
     own_submit(&s->publish);
     own_submit(&s->set_version);
     own_submit(&s->raise_alarm);
@@ -168,13 +172,12 @@ static int open_database(struct server *s)
     char *error = NULL;
     int r = db_open(&s->db, &options, &error);
 
-    if (r == DB_E_CORRUPT) {
-        log_error("the database is corrupt or not ours", LOG_STR("path", s->data_dir->db),
-                  LOG_STR("error", error));
-        free(error);
-        return 1;
-    }
-    return r;
+    if (r != 0)
+        log_error(r == DB_E_CORRUPT ? "the database is corrupt or not ours"
+                                    : "the database can't be opened",
+                  LOG_STR("path", s->data_dir->db), LOG_STR("error", error));
+    free(error);
+    return r == DB_E_CORRUPT ? 1 : r;
 }
 
 static int open_state(struct server *s)
@@ -270,7 +273,7 @@ static void register_metrics(struct server *s)
     metric_set(&metric_quota_bytes, (double)quota_bytes(s->config));
 }
 
-static int start(struct server *s)
+static int open_all(struct server *s, uint64_t wal_segment_bytes)
 {
     struct bootstrap b = {0};
     int r = data_dir_open(&s->data_dir, s->config->data_dir, s->config->wal_dir);
@@ -278,7 +281,11 @@ static int start(struct server *s)
     if (r == 0)
         r = open_state(s);
     if (r == 0)
-        r = bootstrap(&b, s->config, s->data_dir, s->db);
+        r = bootstrap(&b, &(struct bootstrap_options){.config = s->config,
+                                                      .dir = s->data_dir,
+                                                      .db = s->db,
+                                                      .wal_salt = (uint32_t)rng_entropy(),
+                                                      .wal_segment_bytes = wal_segment_bytes});
     if (r == 0) {
         init_state(s, &b);
         register_metrics(s);
@@ -287,23 +294,40 @@ static int start(struct server *s)
     }
     wal_abandon(b.wal);
     wal_recovery_deinit(&b.recovery);
-    if (r == 0)
-        r = start_threads(s);
-    if (r == 0)
-        server_tick(s);
     return r;
 }
 
-int server_start(struct server **ret, const struct config *config)
+int server_open(struct server **ret, const struct config *config, uint64_t wal_segment_bytes)
 {
     struct server *s = mem_new(struct server);
+    pthread_condattr_t attr;
     int r;
 
     s->config = config;
     wait_init(&s->wait);
     pthread_mutex_init(&s->ready_lock, NULL);
-    pthread_cond_init(&s->ready_cond, NULL);
-    r = start(s);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->ready_cond, &attr);
+    pthread_condattr_destroy(&attr);
+    r = open_all(s, wal_segment_bytes);
+    if (r != 0) {
+        server_drain(s);
+        server_stop(s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+int server_start(struct server **ret, const struct config *config)
+{
+    struct server *s;
+    int r = server_open(&s, config, 0);
+
+    if (r != 0)
+        return r;
+    r = start_threads(s); /* the housekeeper's first tick comes at once */
     if (r != 0) {
         server_drain(s);
         server_stop(s);
@@ -318,7 +342,7 @@ bool server_wait_ready(struct server *s, uint64_t timeout_ms)
     struct timespec ts;
     bool ready;
 
-    clock_gettime(CLOCK_REALTIME, &ts);
+    clock_gettime(CLOCK_MONOTONIC, &ts);
     uint64_t ns = (uint64_t)ts.tv_nsec + timeout_ms % 1000 * 1000000;
     ts.tv_sec += (time_t)(timeout_ms / 1000 + ns / 1000000000);
     ts.tv_nsec = (long)(ns % 1000000000);
@@ -341,6 +365,8 @@ void server_drain(struct server *s)
 {
     atomic_store(&s->state.stopping, true);
     wait_stop(&s->wait);
+    if (s->housekeeper)
+        housekeeper_drain(s->housekeeper);
 }
 
 static void join_workers(struct server *s)

@@ -89,10 +89,12 @@ void server_metrics_register(const char *version, const char *member_id)
     METRICS(REGISTER)
     metrics_register(&metric_wal_fsync_family, &metric_wal_fsync);
     metrics_register(&metric_backend_commit_family, &metric_backend_commit);
-    metrics_register_labelled(&metric_version_family, &metric_version,
-                              mem_printf("server_version=\"%s\"", version));
-    metrics_register_labelled(&metric_id_family, &metric_id,
-                              mem_printf("server_id=\"%s\"", member_id));
+    if (!metric_version.family)
+        metrics_register_labelled(&metric_version_family, &metric_version,
+                                  mem_printf("server_version=\"%s\"", version));
+    if (!metric_id.family)
+        metrics_register_labelled(&metric_id_family, &metric_id,
+                                  mem_printf("server_id=\"%s\"", member_id));
     metric_set(&metric_version, 1);
     metric_set(&metric_id, 1);
 }

@@ -39,6 +39,23 @@ void wait_deinit(struct wait_table *w)
     }
 }
 
+static bool is_proposal(const struct request *request)
+{
+    return request->kind != REQUEST_READ_INDEX;
+}
+
+size_t wait_proposals(struct wait_table *w)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < WAIT_SHARDS; i++) {
+        pthread_mutex_lock(&w->shards[i].lock);
+        n += w->shards[i].n_proposals;
+        pthread_mutex_unlock(&w->shards[i].lock);
+    }
+    return n;
+}
+
 bool wait_add(struct wait_table *w, struct request *request)
 {
     struct wait_shard *s = shard_of(w, request->id);
@@ -51,6 +68,7 @@ bool wait_add(struct wait_table *w, struct request *request)
         *bucket = request;
         list_init(&request->wait_link);
         list_push(&s->by_expiry, &request->wait_link);
+        s->n_proposals += is_proposal(request);
     }
     pthread_mutex_unlock(&s->lock);
     return !stopped;
@@ -72,6 +90,7 @@ static struct request *take_locked(struct wait_shard *s, uint64_t id)
         *p = request->wait_next;
         request->wait_next = NULL;
         list_remove(&request->wait_link);
+        s->n_proposals -= is_proposal(request);
     }
     return request;
 }

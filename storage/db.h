@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The ordered key-value store under everything: one column family, atomic batches, no log of its own (the raft log is the log).
- * db_rocks.c is RocksDB, db_mem.c a sorted map for tests and the simulator; chosen at link time.
+ * The ordered key-value store under everything: one column family, atomic batches, no log of its
+ * own (the raft log is the log). db_rocks.c is RocksDB, db_mem.c a sorted map for tests and the
+ * simulator; chosen at link time.
  *
- * After any crash the store holds exactly the batches up to some point: a true prefix of the sequence of db_write() calls. Which one,
- * the batch itself says (it carries the applied index). db_flush() makes all written so far durable.
+ * After any crash the store holds exactly the batches up to some point: a true prefix of the
+ * sequence of db_write() calls. Which one, the batch itself says (it carries the applied index).
+ * db_flush() makes all written so far durable.
  *
- * Errors: any failure but "not found" is final for the process (-EIO after a log line that says what): never guessed around.
- * Thread: reads, views, iterators and db_write() from any thread (writes are put in some order; what must follow another write is
- * written after that one returned); db_flush(), db_compact() and db_checkpoint() from one owner at a time each.
+ * Errors: any failure but "not found" is final for the process (-EIO after a log line that says
+ * what): never guessed around.
+ *
+ * Thread: reads, views, iterators and db_write() from any thread (writes are put in some order;
+ * what must follow another write is written after that one returned); db_flush(), db_compact() and
+ * db_checkpoint() from one owner at a time each.
  */
 #pragma once
 
@@ -21,24 +26,27 @@ struct db_view;
 
 struct db_options {
     const char *path;
-    uint64_t cache_bytes;             /* 0 = DB_CACHE_BYTES */
-    uint64_t write_buffer_bytes;      /* 0 = DB_WRITE_BUFFER_BYTES */
+    uint64_t cache_bytes;        /* 0 = DB_CACHE_BYTES */
+    uint64_t write_buffer_bytes; /* 0 = DB_WRITE_BUFFER_BYTES */
     bool read_only;
-    /* The prefix bloom: length of the part of key that identifies a user key, or 0 if the key has none (schema.c). */
+    /* The prefix bloom: length of the part of key that identifies a user key, or 0 if the key has
+     * none (schema.c). */
     size_t (*prefix_len)(struct bytes key);
 };
 
 enum { DB_CACHE_BYTES = 32 << 20, DB_WRITE_BUFFER_BYTES = 16 << 20 };
-enum { DB_PARTS_MAX = 8 };            /* of a key or a value in db_batch_putv() */
+enum { DB_PARTS_MAX = 8 }; /* of a key or a value in db_batch_putv() */
 
 enum {
     DB_E_NOT_FOUND = 1,
-    DB_E_CORRUPT = 2,                 /* db_open only: *ret_error says what and where */
+    DB_E_CORRUPT = 2, /* db_open only: *ret_error says what and where */
 };
 
-/* Negative: -EWOULDBLOCK if another process has it open, -EIO otherwise; *ret_error (malloc'd) has the text then, too. */
+/* Negative: -EWOULDBLOCK if another process has it open, -EIO otherwise; *ret_error (malloc'd) has
+ * the text then, too. */
 int db_open(struct db **ret, const struct db_options *options, char **ret_error);
-/* Accepts NULL. Views and iterators are gone by then. May flush, but promises nothing: db_flush() does. */
+/* Accepts NULL. Views and iterators are gone by then. May flush, but promises nothing: db_flush()
+ * does. */
 struct db *db_close(struct db *db);
 static inline void db_closep(struct db **db)
 {
@@ -50,42 +58,46 @@ struct db_batch *db_batch_free(struct db_batch *b);
 void db_batch_clear(struct db_batch *b);
 void db_batch_put(struct db_batch *b, struct bytes key, struct bytes value);
 /* Key and value in parts, without joining them first. */
-void db_batch_putv(struct db_batch *b, const struct bytes *key, size_t n_key, const struct bytes *value, size_t n_value);
+void db_batch_putv(struct db_batch *b, const struct bytes *key, size_t n_key,
+                   const struct bytes *value, size_t n_value);
 void db_batch_delete(struct db_batch *b, struct bytes key);
 size_t db_batch_count(const struct db_batch *b);
-int db_write(struct db *db, struct db_batch *b);    /* atomic; b keeps its contents */
+int db_write(struct db *db, struct db_batch *b); /* atomic; b keeps its contents */
 
 /* A value read: borrowed memory of the store until db_value_release(). */
 struct db_value {
     struct bytes bytes;
     void *pin;
 };
-int db_get(struct db *db, const struct db_view *view, struct bytes key, struct db_value *ret);   /* DB_E_NOT_FOUND */
-void db_value_release(struct db_value *v);          /* accepts a zeroed one */
+/* DB_E_NOT_FOUND. */
+int db_get(struct db *db, const struct db_view *view, struct bytes key, struct db_value *ret);
+void db_value_release(struct db_value *v); /* accepts a zeroed one */
 
 /* A frozen view of the store: reads through it see exactly the batches written before. */
 struct db_view *db_view_new(struct db *db);
 struct db_view *db_view_free(struct db *db, struct db_view *v);
 
 struct db_iter_options {
-    const struct db_view *view;       /* NULL: the state at creation */
-    struct bytes upper;               /* exclusive bound, copied; empty = none */
-    bool one_prefix;                  /* the iterator stays within the prefix it seeks to: uses the prefix bloom */
-    bool no_cache;                    /* a bulk scan that must not evict hot blocks */
+    const struct db_view *view; /* NULL: the state at creation */
+    struct bytes upper;         /* exclusive bound, copied; empty = none */
+    bool one_prefix;            /* it stays within the prefix it seeks to: uses the prefix bloom */
+    bool no_cache;              /* a bulk scan that must not evict hot blocks */
 };
 struct db_iter *db_iter_new(struct db *db, const struct db_iter_options *options);
 struct db_iter *db_iter_free(struct db_iter *it);
-void db_iter_seek(struct db_iter *it, struct bytes key);          /* first key >= key */
-void db_iter_seek_last(struct db_iter *it, struct bytes key);     /* last key <= key */
+void db_iter_seek(struct db_iter *it, struct bytes key);      /* first key >= key */
+void db_iter_seek_last(struct db_iter *it, struct bytes key); /* last key <= key */
 void db_iter_next(struct db_iter *it);
 bool db_iter_valid(const struct db_iter *it);
-struct bytes db_iter_key(const struct db_iter *it);               /* until the next move */
+struct bytes db_iter_key(const struct db_iter *it); /* until the next move */
 struct bytes db_iter_value(const struct db_iter *it);
-int db_iter_error(const struct db_iter *it);                      /* 0, or negative: the walk ended early */
+int db_iter_error(const struct db_iter *it); /* 0, or negative: the walk ended early */
 
-int db_flush(struct db *db);                        /* waits until all written so far is durable */
-int db_compact(struct db *db, struct bytes first, struct bytes last);   /* both empty: everything; runs beside reads and writes; may take long */
-uint64_t db_disk_bytes(struct db *db);              /* live table files */
-uint64_t db_used_bytes(struct db *db);              /* estimate of the live data in them and in memory */
-uint64_t db_unflushed_bytes(struct db *db);         /* in memory only */
-int db_checkpoint(struct db *db, const char *path); /* a consistent copy by hard links; path must not exist */
+int db_flush(struct db *db); /* waits until all written so far is durable */
+/* Both empty: everything. Runs beside reads and writes, and may take long. */
+int db_compact(struct db *db, struct bytes first, struct bytes last);
+uint64_t db_disk_bytes(struct db *db);      /* live table files */
+uint64_t db_used_bytes(struct db *db);      /* estimate of the live data in them and in memory */
+uint64_t db_unflushed_bytes(struct db *db); /* in memory only */
+/* A consistent copy by hard links; path must not exist. */
+int db_checkpoint(struct db *db, const char *path);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The ordered store in memory, for tests and the simulator: a skip list of versions, ordered by key and then newest first.
+ * The ordered store in memory, for tests and the simulator: a skip list of versions, ordered by key
+ * and then newest first.
  *
- * Every write batch gets the next sequence number; a read at sequence s takes the first version of a key with a number <= s. So
- * a view is one number, and nothing that a view can see ever changes.
+ * Every write batch gets the next sequence number; a read at sequence s takes the first version of
+ * a key with a number <= s. So a view is one number, and nothing that a view can see ever changes.
  *
- * Invariants: (1) nodes are only added, but for the sweep, which runs inside a write while no view and no iterator exists. (2) One
- * mutex guards the list; an iterator takes it for each move, and what it points at stays where it is (1). (3) Among the versions of a key,
- * numbers fall; a batch that writes one key twice keeps the later.
+ * Invariants: (1) nodes are only added, but for the sweep, which runs inside a write while no view
+ * and no iterator exists. (2) One mutex guards the list; an iterator takes it for each move, and
+ * what it points at stays where it is (1). (3) Among the versions of a key, numbers fall; a batch
+ * that writes one key twice keeps the later.
  *
  * Nothing is durable: db_flush() succeeds, a closed store is gone, and a checkpoint is refused.
  */
@@ -28,19 +30,19 @@ struct node {
     struct bytes key;
     struct bytes value;
     bool deleted;
-    uint8_t *memory;                  /* key and value */
+    uint8_t *memory; /* key and value */
     struct node *next[];
 };
 
 struct db {
-    pthread_mutex_t lock;             /* guards all below; innermost */
+    pthread_mutex_t lock; /* guards all below; innermost */
     size_t (*prefix_len)(struct bytes key);
-    struct node *head;                /* a node of LEVELS_MAX links without a key */
+    struct node *head; /* a node of LEVELS_MAX links without a key */
     uint64_t seq;
     struct rng rng;
-    size_t n_readers;                 /* views and iterators */
+    size_t n_readers; /* views and iterators */
     size_t n_nodes;
-    size_t n_garbage;                 /* versions that no later view can see, about */
+    size_t n_garbage; /* versions that no later view can see, about */
     uint64_t bytes;
 };
 
@@ -67,10 +69,10 @@ struct db_iter {
     uint64_t seq;
     struct bytes upper;
     uint8_t *upper_memory;
-    struct bytes prefix;              /* one_prefix: of the last seek */
+    struct bytes prefix; /* one_prefix: of the last seek */
     struct buf prefix_memory;
     bool one_prefix;
-    const struct node *at;            /* NULL = invalid */
+    const struct node *at; /* NULL = invalid */
 };
 
 int db_open(struct db **ret, const struct db_options *options, char **ret_error)
@@ -160,8 +162,8 @@ static uint8_t *parts_put(uint8_t *p, const struct bytes *parts, size_t n)
     return p;
 }
 
-void db_batch_putv(struct db_batch *b, const struct bytes *key, size_t n_key, const struct bytes *value,
-                   size_t n_value)
+void db_batch_putv(struct db_batch *b, const struct bytes *key, size_t n_key,
+                   const struct bytes *value, size_t n_value)
 {
     check(n_key > 0 && n_key <= DB_PARTS_MAX && n_value <= DB_PARTS_MAX);
     struct op *op = op_add(b, parts_len(key, n_key), parts_len(value, n_value));
@@ -194,8 +196,10 @@ static bool node_before(const struct node *n, struct bytes key, uint64_t seq)
     return order < 0 || (order == 0 && n->seq > seq);
 }
 
-/* The first node at or behind (key, seq). With ret_links, the links to change for an insertion there. */
-static struct node *list_find(struct db *db, struct bytes key, uint64_t seq, struct node ***ret_links)
+/* The first node at or behind (key, seq). With ret_links, the links to change for an insertion
+ * there. */
+static struct node *list_find(struct db *db, struct bytes key, uint64_t seq,
+                              struct node ***ret_links)
 {
     struct node *at = db->head;
     for (int level = LEVELS_MAX - 1; level >= 0; level--) {
@@ -217,7 +221,7 @@ static void list_add(struct db *db, const struct op *op, uint64_t seq)
     bool same_key = there && bytes_equal(there->key, key);
     struct node *n = there;
     if (same_key && there->seq == seq) {
-        free(n->memory);                                     /* (3) */
+        free(n->memory); /* (3) */
     } else {
         int levels = 1;
         while (levels < LEVELS_MAX && rng_below(&db->rng, 4) == 0)
@@ -260,7 +264,7 @@ static void sweep(struct db *db)
         if (drop) {
             db->bytes -= n->key.len + n->value.len;
             db->n_nodes--;
-            n->next[0] = dropped;                            /* last_key may point into it until the end */
+            n->next[0] = dropped; /* last_key may point into it until the end */
             dropped = n;
         }
     }
@@ -367,7 +371,8 @@ struct db_iter *db_iter_free(struct db_iter *it)
     return NULL;
 }
 
-/* From n on, the first version that the iterator may see. Keys of passed versions newer than the view don't hide older ones. */
+/* From n on, the first version that the iterator may see. Keys of passed versions newer than the
+ * view don't hide older ones. */
 static void iter_settle(struct db_iter *it, const struct node *n)
 {
     while (n) {
@@ -413,7 +418,8 @@ void db_iter_seek_last(struct db_iter *it, struct bytes key)
     /* Walks from the start: simple, and only tests with small stores come here. */
     const struct node *found = NULL;
     struct bytes last_key = BYTES_NULL;
-    for (const struct node *n = it->db->head->next[0]; n && bytes_compare(n->key, key) <= 0; n = n->next[0]) {
+    for (const struct node *n = it->db->head->next[0]; n && bytes_compare(n->key, key) <= 0;
+         n = n->next[0]) {
         if (n->seq > it->seq || (last_key.data && bytes_equal(last_key, n->key)))
             continue;
         last_key = n->key;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The store's contract, run against either implementation: batches, views, iterators and their bounds, against a plain sorted array
- * with a copy for each view. What only RocksDB can do (locks, reopening, damage, checkpoints) is tested there only; the other is known
- * by its refusing a checkpoint. Seeds are fixed.
+ * The store's contract, run against either implementation: batches, views, iterators and their
+ * bounds, against a plain sorted array with a copy for each view. What only RocksDB can do (locks,
+ * reopening, damage, checkpoints) is tested there only; the other is known by its refusing a
+ * checkpoint. Seeds are fixed.
  */
 #include "storage/db.h"
 
@@ -17,7 +18,8 @@
 
 enum { MODEL_KEYS = 64, STEPS = 3000, VIEWS_MAX = 4, KEY_LEN = 5 };
 
-/* Keys "h" + four bytes, so that the prefix bloom is in play; present[i] = the value's number, 0 = absent. */
+/* Keys "h" + four bytes, so that the prefix bloom is in play; present[i] = the value's number, 0 =
+ * absent. */
 struct model {
     uint32_t present[MODEL_KEYS];
 };
@@ -85,7 +87,8 @@ static void compare_all(struct db *db, const struct db_view *view, const struct 
     db_iter_free(it);
 }
 
-static void compare_seeks(struct db *db, const struct db_view *view, const struct model *model, struct rng *rng)
+static void compare_seeks(struct db *db, const struct db_view *view, const struct model *model,
+                          struct rng *rng)
 {
     uint8_t buf[KEY_LEN], upper[KEY_LEN], prefix[KEY_LEN];
     int at = (int)rng_below(rng, MODEL_KEYS);

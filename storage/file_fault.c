@@ -4,8 +4,8 @@
  *
  * Invariants
  *  (I1) Synced data and directory changes are never lost, unless by fault_flip() and its like.
- *  (I2) After a failed sync, the cache still shows what was written while the disk does not have it, and no later sync brings it there:
- *       what Linux file systems do.
+ *  (I2) After a failed sync, the cache still shows what was written while the disk does not have
+ *       it, and no later sync brings it there: what Linux file systems do.
  *  (I3) All randomness comes from the seed.
  */
 #include "storage/file_fault.h"
@@ -24,9 +24,9 @@ struct inode {
     unsigned opened;
     uint64_t size;
     uint64_t disk_size;
-    uint8_t *cache;                   /* as long as size needs */
+    uint8_t *cache; /* as long as size needs */
     uint8_t *disk;
-    bool *dirty;                      /* per sector */
+    bool *dirty; /* per sector */
     uint64_t cap;
 };
 
@@ -41,14 +41,14 @@ struct names {
 };
 
 struct change {
-    char *from;                       /* NULL: created */
-    char *to;                         /* NULL: removed */
+    char *from; /* NULL: created */
+    char *to;   /* NULL: removed */
     int inode;
 };
 
 struct fault_image {
     struct inode inodes[INODES_MAX];
-    struct names seen;                /* what dir_list shows */
+    struct names seen; /* what dir_list shows */
     struct names durable;
     struct change pending[NAMES_MAX];
     size_t n_pending;
@@ -109,7 +109,7 @@ static void change_apply(struct names *n, const struct change *c)
     if (c->from) {
         int i = names_find(n, c->from);
         if (i < 0 || n->items[i].inode != c->inode)
-            return;                   /* an earlier change of this name was lost */
+            return; /* an earlier change of this name was lost */
         names_remove(n, c->from);
     }
     if (c->to)
@@ -281,8 +281,8 @@ static struct fault_image *image_copy(const struct fault_image *from)
     names_copy(&to->durable, &from->durable);
     for (size_t i = 0; i < from->n_pending; i++) {
         const struct change *c = &from->pending[i];
-        to->pending[to->n_pending++] =
-            (struct change){.from = mem_strdup(c->from), .to = mem_strdup(c->to), .inode = c->inode};
+        to->pending[to->n_pending++] = (struct change){
+            .from = mem_strdup(c->from), .to = mem_strdup(c->to), .inode = c->inode};
     }
     for (int i = 0; i < INODES_MAX; i++) {
         const struct inode *f = &from->inodes[i];
@@ -484,7 +484,7 @@ int file_sync(struct file *f)
     for (uint64_t s = 0; s < n->cap / SECTOR_BYTES; s++) {
         if (n->dirty[s] && r == 0)
             sector_write_back(n, s);
-        n->dirty[s] = false;          /* (I2) */
+        n->dirty[s] = false; /* (I2) */
     }
     if (r == 0)
         n->disk_size = n->size;

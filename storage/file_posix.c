@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * file.h on a real file system. Owns nothing but descriptors; logs nothing, because only the caller knows what the file means.
+ * file.h on a real file system. Owns nothing but descriptors; logs nothing, because only the
+ * caller knows what the file means.
  *
  * Thread: any; one struct file belongs to one thread at a time.
  *
  * Invariants
- *  (I1) EINTR and short reads and writes are continued; every other error is returned at once and nothing is tried twice, least of all a
- *       sync: the kernel reports a lost write once and then calls the page clean.
- *  (I2) A directory that dir_make() made is durable when it returns: each new name is synced in its parent.
+ *  (I1) EINTR and short reads and writes are continued; every other error is returned at once
+ *       and nothing is tried twice, least of all a sync: the kernel reports a lost write once
+ *       and then calls the page clean.
+ *  (I2) A directory that dir_make() made is durable when it returns: each new name is synced in
+ *       its parent.
  *  (I3) Descriptors are close-on-exec.
  */
 #include "storage/file.h"

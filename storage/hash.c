@@ -2,13 +2,14 @@
 /*
  * HashKV from records in any order. Thread: that of the scan.
  *
- * etcd's rule. Feed "key", then for each record of the key bucket in revision order its key (main u64 BE, '_', sub u64 BE, and 't' for a
- * tombstone) and its value, unless it is filtered: above the revision; or at or below the compacted revision and not kept (only if
- * anything is kept at all); or a tombstone exactly at the compacted revision. Kept is the newest record of each key at the
+ * etcd's rule. Feed "key", then for each record of the key bucket in revision order its key (main
+ * u64 BE, '_', sub u64 BE, and 't' for a tombstone) and its value, unless it is filtered: above the
+ * revision; or at or below the compacted revision and not kept (only if anything is kept at all);
+ * or a tombstone exactly at the compacted revision. Kept is the newest record of each key at the
  * revision of the request, if it is a put.
  *
- * Invariant: parts holds each record that may count. One that counts only if nothing is kept is marked, and no longer
- * added once something is.
+ * Invariant: parts holds each record that may count. One that counts only if nothing is kept is
+ * marked, and no longer added once something is.
  */
 #include "storage/hash.h"
 
@@ -31,7 +32,8 @@ enum { REV_KEY_BYTES = 17, PARTS_MIN = 256 };
 
 void hash_scan_init(struct hash_scan *h, int64_t revision, int64_t compacted, bool keep_tombstones)
 {
-    *h = (struct hash_scan){.revision = revision, .compacted = compacted, .keep_tombstones = keep_tombstones};
+    *h = (struct hash_scan){
+        .revision = revision, .compacted = compacted, .keep_tombstones = keep_tombstones};
 }
 
 void hash_scan_deinit(struct hash_scan *h)

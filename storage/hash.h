@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * etcd's HashKV: CRC-32C over "key" and the records of the key space in revision order, as etcd's file has them, with its filters.
+ * etcd's HashKV: CRC-32C over "key" and the records of the key space in revision order, as etcd's
+ * file has them, with its filters.
  *
- * Records are added in any order; the digest is put together at the end, because the CRC of a concatenation follows from the CRCs
- * of its parts. Costs 24 bytes of memory a record until hash_scan_deinit().
+ * Records are added in any order; the digest is put together at the end, because the CRC of a
+ * concatenation follows from the CRCs of its parts. Costs 24 bytes of memory a record until
+ * hash_scan_deinit().
  */
 #pragma once
 
@@ -12,10 +14,10 @@
 struct hash_part;
 
 struct hash_scan {
-    int64_t revision;                 /* records above are left out */
-    int64_t compacted;                /* records at or below count only if kept; -1 = never compacted */
-    bool keep_tombstones;             /* the kept ones include a tombstone at revision (compaction's own hash) */
-    bool any_kept;                    /* while nothing is kept, nothing is filtered (etcd's rule) */
+    int64_t revision;     /* records above are left out */
+    int64_t compacted;    /* records at or below count only if kept; -1 = never compacted */
+    bool keep_tombstones; /* the kept ones include a tombstone at revision: compaction's own hash */
+    bool any_kept;        /* while nothing is kept, nothing is filtered (etcd's rule) */
     struct hash_part *parts;
     size_t n_parts;
     size_t cap;

@@ -6,8 +6,9 @@
  *
  *     live at R = live in the view - creations in (R, view] + deletions in (R, view]
  *
- * without looking at single keys. Counting heads costs some 0.3 us a key, reading a change about as much; walking k at the revision costs
- * several times that per key, which is what CHANGES_PER_KEY_MAX weighs.
+ * without looking at single keys. Counting heads costs some 0.3 us a key, reading a change about as
+ * much; walking k at the revision costs several times that per key, which is what
+ * CHANGES_PER_KEY_MAX weighs.
  */
 #include "storage/key_count.h"
 
@@ -27,7 +28,8 @@ void key_count_bounds(const struct interval *interval, struct buf *lower, struct
         buf_append_u8(upper, 'h' + 1);
 }
 
-static int heads_count(struct db *db, const struct db_view *view, const struct interval *interval, int64_t *ret)
+static int heads_count(struct db *db, const struct db_view *view, const struct interval *interval,
+                       int64_t *ret)
 {
     _cleanup_(buf_deinit) struct buf lower = BUF_NULL, upper = BUF_NULL;
     key_count_bounds(interval, &lower, &upper);
@@ -56,8 +58,8 @@ static int change_get(struct db_iter *it, const struct interval *interval, int64
     return 0;
 }
 
-static int changes_undo(struct db *db, const struct db_view *view, const struct interval *interval, int64_t revision,
-                        int64_t *count)
+static int changes_undo(struct db *db, const struct db_view *view, const struct interval *interval,
+                        int64_t revision, int64_t *count)
 {
     _cleanup_(buf_deinit) struct buf lower = BUF_NULL;
     schema_r(&lower, (struct rev){revision + 1, 0});
@@ -73,8 +75,8 @@ static int changes_undo(struct db *db, const struct db_view *view, const struct 
     return r;
 }
 
-int key_count(struct db *db, const struct db_view *view, const struct interval *interval, int64_t revision, bool exact,
-              int64_t *ret)
+int key_count(struct db *db, const struct db_view *view, const struct interval *interval,
+              int64_t revision, bool exact, int64_t *ret)
 {
     check(interval->kind == INTERVAL_RANGE || interval->kind == INTERVAL_FROM);
     check(revision >= 0 && revision < INT64_MAX);

@@ -1,16 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The KeyValue message: six fields, written in ascending order, a field with a zero value left out. Pure functions; any thread.
+ * The KeyValue message: six fields, written in ascending order, a field with a zero value left out.
+ * Pure functions; any thread.
  *
- *   1 key (0A)  2 create_revision (10)  3 mod_revision (18)  4 version (20)  5 value (2A)  6 lease (30)
+ *   1 key (0A)      2 create_revision (10)  3 mod_revision (18)
+ *   4 version (20)  5 value (2A)            6 lease (30)
  *
- * The decoder takes any valid encoding (other orders, unknown fields), because a restored file may hold what another program wrote.
+ * The decoder takes any valid encoding (other orders, unknown fields), because a restored file may
+ * hold what another program wrote.
  */
 #include "storage/kv.h"
 
 #include "base/check.h"
 
-enum { TAG_KEY = 0x0A, TAG_CREATE = 0x10, TAG_MOD = 0x18, TAG_VERSION = 0x20, TAG_VALUE = 0x2A, TAG_LEASE = 0x30 };
+enum {
+    TAG_KEY = 0x0A,
+    TAG_CREATE = 0x10,
+    TAG_MOD = 0x18,
+    TAG_VERSION = 0x20,
+    TAG_VALUE = 0x2A,
+    TAG_LEASE = 0x30
+};
 enum { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 
 static size_t int_size(int64_t v)
@@ -114,16 +124,11 @@ static bool unknown_skip(struct bytes *s, unsigned wire)
     uint64_t number;
     struct bytes value;
     switch (wire) {
-    case WIRE_VARINT:
-        return varint_get(s, &number);
-    case WIRE_FIXED64:
-        return skip(s, 8);
-    case WIRE_BYTES:
-        return bytes_get(s, &value);
-    case WIRE_FIXED32:
-        return skip(s, 4);
-    default:
-        return false;
+    case WIRE_VARINT: return varint_get(s, &number);
+    case WIRE_FIXED64: return skip(s, 8);
+    case WIRE_BYTES: return bytes_get(s, &value);
+    case WIRE_FIXED32: return skip(s, 4);
+    default: return false;
     }
 }
 
@@ -131,22 +136,20 @@ static bool field_get(struct bytes *s, uint64_t tag, struct kv *kv)
 {
     uint64_t number = 0;
     switch (tag) {
-    case TAG_KEY:
-        return bytes_get(s, &kv->key);
-    case TAG_VALUE:
-        return bytes_get(s, &kv->value);
+    case TAG_KEY: return bytes_get(s, &kv->key);
+    case TAG_VALUE: return bytes_get(s, &kv->value);
     case TAG_CREATE:
     case TAG_MOD:
     case TAG_VERSION:
     case TAG_LEASE:
         if (!varint_get(s, &number))
             return false;
-        *(tag == TAG_CREATE ? &kv->create
-          : tag == TAG_MOD ? &kv->mod
-          : tag == TAG_VERSION ? &kv->version : &kv->lease) = (int64_t)number;
+        *(tag == TAG_CREATE    ? &kv->create
+          : tag == TAG_MOD     ? &kv->mod
+          : tag == TAG_VERSION ? &kv->version
+                               : &kv->lease) = (int64_t)number;
         return true;
-    default:
-        return tag >> 3 != 0 && unknown_skip(s, tag & 7);
+    default: return tag >> 3 != 0 && unknown_skip(s, tag & 7);
     }
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mvccpb.KeyValue by hand: the stored form of every record, byte-identical to etcd's (fields ascending, zero fields absent), which is also
- * the form a response carries. A tombstone is a KeyValue with the key alone.
+ * mvccpb.KeyValue by hand: the stored form of every record, byte-identical to etcd's (fields
+ * ascending, zero fields absent), which is also the form a response carries. A tombstone is a
+ * KeyValue with the key alone.
  */
 #pragma once
 
@@ -18,16 +19,18 @@ struct kv {
 
 size_t kv_size(const struct kv *kv);
 void kv_encode(struct buf *out, const struct kv *kv);
-size_t kv_write(uint8_t *out, const struct kv *kv);          /* into kv_size() bytes; returns the length */
-bool kv_decode(struct bytes encoded, struct kv *ret);      /* borrows from encoded; false: not a KeyValue */
+size_t kv_write(uint8_t *out, const struct kv *kv); /* into kv_size() bytes; returns the length */
+/* Borrows from encoded. False: not a KeyValue. */
+bool kv_decode(struct bytes encoded, struct kv *ret);
 
-/* The encoded form in parts for db_batch_putv(), so that key and value are not copied into a buffer first: ret_parts borrows from out
- * and kv. Returns the number of parts. */
+/* The encoded form in parts for db_batch_putv(), so that key and value are not copied into a buffer
+ * first: ret_parts borrows from out and kv. Returns the number of parts. */
 enum { KV_PARTS = 5 };
 struct kv_frame {
     uint8_t bytes[80];
 };
 size_t kv_put_frame(struct kv_frame *out, const struct kv *kv, struct bytes ret_parts[KV_PARTS]);
 
-/* The key and nothing else. An empty record is none: a restore with a revision bump leaves one, which counts as a put. */
+/* The key and nothing else. An empty record is none: a restore with a revision bump leaves one,
+ * which counts as a put. */
 bool kv_is_tombstone(struct bytes encoded);

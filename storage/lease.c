@@ -2,11 +2,13 @@
 /*
  * The lease table: what l records say, in memory, with the expiry times that only a leader has.
  *
- * Stored form (etcd's): key l 0x01 id (8 BE); value {1 ID, 2 TTL, 3 RemainingTTL}, varints, zero fields absent. Ids may be negative: their
- * big-endian bytes sort behind the others and are loaded like them.
+ * Stored form (etcd's): key l 0x01 id (8 BE); value {1 ID, 2 TTL, 3 RemainingTTL}, varints, zero
+ * fields absent. Ids may be negative: their big-endian bytes sort behind the others and are loaded
+ * like them.
  *
- * Invariants: (1) the table holds exactly the leases that the store would hold if the batch were written. (2) expiry_ms is UINT64_MAX
- * unless this member leads. (3) A grant's TTL is at least the minimum, in the table and in the store.
+ * Invariants: (1) the table holds exactly the leases that the store would hold if the batch were
+ * written. (2) expiry_ms is UINT64_MAX unless this member leads. (3) A grant's TTL is at least the
+ * minimum, in the table and in the store.
  *
  * Thread: grant, revoke, promote and demote from the apply thread; lookups from any.
  */
@@ -17,6 +19,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/map.h"
 #include "base/mem.h"
@@ -28,15 +31,16 @@ enum {
     TAG_REMAINING = 0x18,
     VALUE_BYTES_MAX = 3 * (1 + VARINT_LEN_MAX),
     LEASE_KEY_BYTES = 10,
-    SPREAD_LEASES_MIN = 1000,         /* from here on, a new leader spreads the expiries */
+    SPREAD_LEASES_MIN = 1000, /* from here on, a new leader spreads the expiries */
     SPREAD_PER_SECOND = 750,
 };
 
 struct lease_table {
     struct db *db;
     int64_t ttl_min_s;
-    pthread_mutex_t lock;             /* guards the map and the leases in it */
-    struct map_u64 leases;            /* id -> struct lease_info, owned */
+    pthread_mutex_t lock;  /* guards the map and the leases in it */
+    struct map_u64 leases; /* id -> struct lease_info, owned */
+    bool promoted;         /* this member leads: new leases get an expiry */
 };
 
 /* ---- the stored form ---- */
@@ -85,7 +89,8 @@ static bool lease_decode(struct bytes value, struct lease_info *ret)
 static int lease_load(struct lease_table *t, struct bytes key, struct bytes value)
 {
     struct lease_info l;
-    if (key.len != LEASE_KEY_BYTES || !lease_decode(value, &l) || (uint64_t)l.id != u64_be_get(key.data + 2)) {
+    if (key.len != LEASE_KEY_BYTES || !lease_decode(value, &l) ||
+        (uint64_t)l.id != u64_be_get(key.data + 2)) {
         log_error("corrupt lease in the database", LOG_BYTES("record", key));
         return err_origin(-EBADMSG);
     }
@@ -141,7 +146,8 @@ struct lease_table *lease_table_close(struct lease_table *t)
 
 /* ---- changes ---- */
 
-int lease_grant(struct lease_table *t, struct db_batch *batch, int64_t id, int64_t ttl_s, int64_t *ret_ttl_s)
+int lease_grant(struct lease_table *t, struct db_batch *batch, int64_t id, int64_t ttl_s,
+                int64_t *ret_ttl_s)
 {
     if (id == 0)
         return LEASE_E_NOT_FOUND;
@@ -158,6 +164,8 @@ int lease_grant(struct lease_table *t, struct db_batch *batch, int64_t id, int64
     lease_put(batch, l);
     *ret_ttl_s = l->ttl_s;
     pthread_mutex_lock(&t->lock);
+    if (t->promoted)
+        l->expiry_ms = clock_mono_ms() + (uint64_t)l->ttl_s * 1000;
     check(!map_u64_put(&t->leases, (uint64_t)id, l));
     pthread_mutex_unlock(&t->lock);
     return 0;
@@ -227,8 +235,9 @@ static void expiry_set(struct lease_table *t, int64_t id, uint64_t expiry_ms)
 }
 
 /*
- * Thousands of leases that were granted together would expire, and be revoked, together. In order of expiry, each window of a second
- * takes SPREAD_PER_SECOND; what exceeds it is moved behind, and the window with it.
+ * Thousands of leases that were granted together would expire, and be revoked, together. In order
+ * of expiry, each window of a second takes SPREAD_PER_SECOND; what exceeds it is moved behind, and
+ * the window with it.
  */
 static void spread(struct lease_table *t, const struct lease_info *sorted, size_t n)
 {
@@ -256,6 +265,7 @@ static void spread(struct lease_table *t, const struct lease_info *sorted, size_
 void lease_promote(struct lease_table *t, uint64_t now_ms, uint64_t extend_ms)
 {
     pthread_mutex_lock(&t->lock);
+    t->promoted = true;
     size_t pos = 0;
     for (struct lease_info *l; (l = map_u64_next(&t->leases, &pos, NULL));) {
         int64_t left_s = l->remaining_s > 0 ? l->remaining_s : l->ttl_s;
@@ -275,6 +285,7 @@ void lease_promote(struct lease_table *t, uint64_t now_ms, uint64_t extend_ms)
 void lease_demote(struct lease_table *t)
 {
     pthread_mutex_lock(&t->lock);
+    t->promoted = false;
     size_t pos = 0;
     for (struct lease_info *l; (l = map_u64_next(&t->leases, &pos, NULL));)
         l->expiry_ms = UINT64_MAX;

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The writing side of the multi-version store: entries, the overlay of heads, puts and deletes. Thread: apply.
+ * The writing side of the multi-version store: entries, the overlay of heads, puts and deletes.
+ * Thread: apply.
  *
- * A put looks up the head of its key (in the overlay, else 20 bytes from the store) and adds three records to the batch: the version (k),
- * the head (h) and the revision (r). A delete adds a tombstone version and a revision and removes the head. Both keep the
- * attachments of leases right. The current revision is written with every entry that moves it.
+ * A put looks up the head of its key (in the overlay, else 20 bytes from the store) and adds the
+ * version (k) to the batch; a delete adds a tombstone. Both keep the attachments of leases right.
+ * Heads (h) and revisions (r) wait for mvcc_seal(): a key changed twice in a turn has its head
+ * written once, and neighbouring revisions in a row cost the store a third of scattered ones.
  *
- * Invariants: (1) what the overlay says of a key is what the store would say if the batch were written: the apply thread is the only
- * writer of h. (2) Sub revisions are given out one per change, in order; an entry without a change takes no revision. (3) An entry's
- * changes carry writer_revision + 1, and nothing else in the store has that revision. (4) key and value of a put are borrowed from
- * the request until mvcc_publish().
+ * Invariants: (1) what the overlay says of a key is what the store would say if the batch were
+ * written: the apply thread is the only writer of h. (2) Sub revisions are given out one per
+ * change, in order; an entry without a change takes no revision. (3) An entry's changes carry
+ * writer_revision + 1, and nothing else in the store has that revision. (4) key and value of a put
+ * are borrowed from the request until mvcc_publish().
  */
 #include "storage/mvcc.h"
 
@@ -28,7 +31,8 @@ int mvcc_corrupt(const char *what, struct bytes record)
     _cleanup_(buf_deinit) struct buf hex = BUF_NULL;
     for (size_t i = 0; i < record.len && i < 256; i++)
         buf_printf(&hex, "%02x", record.data[i]);
-    log_error("corrupt record in the database", LOG_STR("what", what), LOG_BYTES("record-hex", buf_bytes(&hex)));
+    log_error("corrupt record in the database", LOG_STR("what", what),
+              LOG_BYTES("record-hex", buf_bytes(&hex)));
     return err_origin(-EBADMSG);
 }
 
@@ -53,7 +57,8 @@ static int counter_get(struct db *db, const char *name, int64_t *ret)
     return r;
 }
 
-/* No change may carry a revision above the stored one: the store would not be a prefix of what was written. */
+/* No change may carry a revision above the stored one: the store would not be a prefix of what was
+ * written. */
 static int newest_change_check(struct mvcc *m)
 {
     struct rev rev = {0, 0};
@@ -101,7 +106,8 @@ int mvcc_open(struct mvcc **ret, const struct mvcc_options *options)
     check(ret && options && options->db);
     struct mvcc *m = mem_new(struct mvcc);
     m->db = options->db;
-    m->compaction_batch_max = options->compaction_batch_max ? options->compaction_batch_max : COMPACTION_BATCH_MAX;
+    m->compaction_batch_max =
+        options->compaction_batch_max ? options->compaction_batch_max : COMPACTION_BATCH_MAX;
     arena_init(&m->arena);
     pthread_mutex_init(&m->hash_lock, NULL);
     pthread_mutex_init(&m->compactor.lock, NULL);
@@ -126,6 +132,8 @@ struct mvcc *mvcc_close(struct mvcc *m)
     buf_deinit(&m->k_key);
     buf_deinit(&m->scratch);
     free(m->changed);
+    free(m->dirty);
+    free(m->changes);
     free(m);
     return NULL;
 }
@@ -182,11 +190,6 @@ int64_t mvcc_end(struct mvcc *m)
     m->sub = 0;
     m->n_changed = 0;
     atomic_store(&m->ended, m->writer_revision);
-    buf_clear(&m->scratch);
-    schema_meta(&m->scratch, MVCC_META_REVISION);
-    uint8_t value[8];
-    u64_be_put(value, (uint64_t)m->writer_revision);
-    db_batch_put(m->batch, buf_bytes(&m->scratch), bytes_of(value, sizeof(value)));
     return m->writer_revision;
 }
 
@@ -202,8 +205,9 @@ static void overlay_drop(struct mvcc *m)
 
 void mvcc_publish(struct mvcc *m)
 {
-    check(m->sub == 0);
+    check(m->sub == 0 && m->n_changes == 0); /* sealed */
     overlay_drop(m);
+    m->n_dirty = 0;
     m->unpublished = false;
     atomic_store(&m->revision, m->writer_revision);
     mvcc_compactions_publish(m);
@@ -228,7 +232,8 @@ static int head_load(struct mvcc *m, struct overlay_key *o)
     return r;
 }
 
-/* What is known of key, read from the store if it is the first time in this turn. lasting: key lives until mvcc_publish(). */
+/* What is known of key, read from the store if it is the first time in this turn. lasting: key
+ * lives until mvcc_publish(). */
 static int overlay_find(struct mvcc *m, struct bytes key, bool lasting, struct overlay_key **ret)
 {
     struct overlay_key *o = map_bytes_get(&m->overlay, key);
@@ -263,12 +268,14 @@ static int stored_value(struct mvcc *m, const struct overlay_key *o, struct byte
 
 static struct bytes changed_value(struct mvcc *m, const struct overlay_key *o)
 {
-    struct kv kv = {o->key, o->head.create, o->head.mod.main, o->head.version, o->value, o->head.lease};
+    struct kv kv = {o->key,          o->head.create, o->head.mod.main,
+                    o->head.version, o->value,       o->head.lease};
     uint8_t *encoded = arena_alloc(&m->arena, kv_size(&kv));
     return bytes_of(encoded, kv_write(encoded, &kv));
 }
 
-int mvcc_overlay_item(struct mvcc *m, const struct overlay_key *o, bool want_value, struct mvcc_item *ret)
+int mvcc_overlay_item(struct mvcc *m, const struct overlay_key *o, bool want_value,
+                      struct mvcc_item *ret)
 {
     check(o->live);
     struct bytes encoded = BYTES_NULL;
@@ -290,7 +297,8 @@ int mvcc_overlay_item(struct mvcc *m, const struct overlay_key *o, bool want_val
     return 0;
 }
 
-int mvcc_lookup(struct mvcc *m, struct bytes key, bool want_value, bool *ret_found, struct mvcc_item *ret)
+int mvcc_lookup(struct mvcc *m, struct bytes key, bool want_value, bool *ret_found,
+                struct mvcc_item *ret)
 {
     struct overlay_key *o;
     int r = overlay_find(m, key, false, &o);
@@ -304,7 +312,7 @@ int mvcc_lookup(struct mvcc *m, struct bytes key, bool want_value, bool *ret_fou
 /* ---- changes ---- */
 
 /* Gives out the revision of the next change, and remembers how the entry found the key. */
-static struct rev change_begin(struct mvcc *m, struct overlay_key *o)
+static struct rev change_begin(struct mvcc *m, struct overlay_key *o, enum schema_kind kind)
 {
     check(m->in_entry && m->sub < UINT32_MAX);
     if (o->changed_in != m->entry) {
@@ -316,34 +324,30 @@ static struct rev change_begin(struct mvcc *m, struct overlay_key *o)
         }
         m->changed[m->n_changed++] = o;
     }
-    return (struct rev){m->writer_revision + 1, m->sub++};
+    if (!o->dirty) {
+        o->dirty = true;
+        if (m->n_dirty == m->dirty_cap) {
+            m->dirty_cap = m->dirty_cap ? m->dirty_cap * 2 : 64;
+            m->dirty = mem_realloc(m->dirty, m->dirty_cap * sizeof(*m->dirty));
+        }
+        m->dirty[m->n_dirty++] = o;
+    }
+    if (m->n_changes == m->changes_cap) {
+        m->changes_cap = m->changes_cap ? m->changes_cap * 2 : 64;
+        m->changes = mem_realloc(m->changes, m->changes_cap * sizeof(*m->changes));
+    }
+    struct rev rev = {m->writer_revision + 1, m->sub++};
+    m->changes[m->n_changes++] = (struct change){rev, kind, o->key};
+    return rev;
 }
 
-static void revision_put(struct mvcc *m, struct rev rev, enum schema_kind kind, struct bytes key)
-{
-    uint8_t kind_byte = (uint8_t)kind;
-    struct bytes value[] = {bytes_of(&kind_byte, 1), key};
-    buf_clear(&m->scratch);
-    schema_r(&m->scratch, rev);
-    struct bytes r_key = buf_bytes(&m->scratch);
-    db_batch_putv(m->batch, &r_key, 1, value, 2);
-}
-
-static void version_put(struct mvcc *m, struct rev rev, struct bytes key, const struct bytes *value, size_t n_value)
+static void version_put(struct mvcc *m, struct rev rev, struct bytes key, const struct bytes *value,
+                        size_t n_value)
 {
     buf_clear(&m->k_key);
     schema_k(&m->k_key, key, rev);
     struct bytes k_key = buf_bytes(&m->k_key);
     db_batch_putv(m->batch, &k_key, 1, value, n_value);
-}
-
-static void head_put(struct mvcc *m, struct bytes key, const struct head *head)
-{
-    struct bytes h_key[] = {BYTES_LIT("h"), key};
-    buf_clear(&m->scratch);
-    schema_head_encode(&m->scratch, head);
-    struct bytes value = buf_bytes(&m->scratch);
-    db_batch_putv(m->batch, h_key, 2, &value, 1);
 }
 
 static void lease_move(struct mvcc *m, struct bytes key, int64_t from, int64_t to)
@@ -370,15 +374,14 @@ int mvcc_put(struct mvcc *m, struct bytes key, struct bytes value, int64_t lease
     if (r < 0)
         return r;
     bool update = o->live;
-    struct rev rev = change_begin(m, o);
-    struct head head = {rev, update ? o->head.create : rev.main, update ? o->head.version + 1 : 1, lease};
+    struct rev rev = change_begin(m, o, update ? SCHEMA_UPDATE : SCHEMA_CREATE);
+    struct head head = {rev, update ? o->head.create : rev.main, update ? o->head.version + 1 : 1,
+                        lease};
     struct kv kv = {key, head.create, rev.main, head.version, value, lease};
     struct kv_frame frame;
     struct bytes parts[KV_PARTS];
     size_t n_parts = kv_put_frame(&frame, &kv, parts);
     version_put(m, rev, key, parts, n_parts);
-    head_put(m, key, &head);
-    revision_put(m, rev, update ? SCHEMA_UPDATE : SCHEMA_CREATE, key);
     lease_move(m, key, update ? o->head.lease : 0, lease);
     o->head = head;
     o->value = value;
@@ -395,26 +398,68 @@ int mvcc_delete(struct mvcc *m, struct bytes key, bool *ret_deleted)
     *ret_deleted = o->live;
     if (!o->live)
         return 0;
-    struct rev rev = change_begin(m, o);
+    struct rev rev = change_begin(m, o, SCHEMA_DELETE);
     struct kv kv = {.key = key};
     struct kv_frame frame;
     struct bytes parts[KV_PARTS];
     version_put(m, rev, key, parts, kv_put_frame(&frame, &kv, parts));
-    struct bytes h_key;
-    buf_clear(&m->scratch);
-    schema_h(&m->scratch, key);
-    h_key = buf_bytes(&m->scratch);
-    db_batch_delete(m->batch, h_key);
-    revision_put(m, rev, SCHEMA_DELETE, key);
     lease_move(m, key, o->head.lease, 0);
     o->live = false;
     o->dirty = true;
     return 0;
 }
 
+static void revision_put(struct mvcc *m, const struct change *c)
+{
+    uint8_t kind_byte = (uint8_t)c->kind;
+    struct bytes value[] = {bytes_of(&kind_byte, 1), c->key};
+    buf_clear(&m->scratch);
+    schema_r(&m->scratch, c->rev);
+    struct bytes r_key = buf_bytes(&m->scratch);
+    db_batch_putv(m->batch, &r_key, 1, value, 2);
+}
+
+static void head_put(struct mvcc *m, const struct overlay_key *o)
+{
+    struct bytes h_key[] = {BYTES_LIT("h"), o->key};
+    buf_clear(&m->scratch);
+    schema_head_encode(&m->scratch, &o->head);
+    struct bytes value = buf_bytes(&m->scratch);
+    db_batch_putv(m->batch, h_key, 2, &value, 1);
+}
+
+static void head_delete(struct mvcc *m, const struct overlay_key *o)
+{
+    buf_clear(&m->scratch);
+    schema_h(&m->scratch, o->key);
+    db_batch_delete(m->batch, buf_bytes(&m->scratch));
+}
+
+void mvcc_seal(struct mvcc *m)
+{
+    check(m->sub == 0);
+    if (m->n_changes == 0)
+        return;
+    for (size_t i = 0; i < m->n_dirty; i++) {
+        if (m->dirty[i]->live)
+            head_put(m, m->dirty[i]);
+        else
+            head_delete(m, m->dirty[i]);
+    }
+    for (size_t i = 0; i < m->n_changes; i++)
+        revision_put(m, &m->changes[i]);
+    m->n_changes = 0;
+    buf_clear(&m->scratch);
+    schema_meta(&m->scratch, MVCC_META_REVISION);
+    uint8_t value[8];
+    u64_be_put(value, (uint64_t)m->writer_revision);
+    db_batch_put(m->batch, buf_bytes(&m->scratch), bytes_of(value, sizeof(value)));
+}
+
 /* ---- keys of a lease ---- */
 
-int mvcc_lease_keys(struct mvcc *m, int64_t lease, int (*visit)(void *arg, struct bytes key), void *arg)
+int mvcc_lease_keys(struct mvcc *m, int64_t lease, int (*visit)(void *arg, struct bytes key),
+                    void *arg)
 {
     _cleanup_(buf_deinit) struct buf prefix = BUF_NULL;
     schema_lease_key(&prefix, lease, BYTES_NULL);

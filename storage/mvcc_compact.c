@@ -1,20 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Compaction. Accepting is the apply thread's: it writes "scheduled" with the entry, and readers below are refused from the publication on.
- * Deleting is the compactor thread's, in bounded steps:
+ * Compaction. Accepting is the apply thread's: it writes "scheduled" with the entry, and readers
+ * below are refused from the publication on. Deleting is the compactor thread's, in bounded steps:
  *
- *   pass over k   under one view, in key order. Of each key everything at or below the revision goes but its newest record, and
- *                 that stays if it is a put, or a tombstone exactly at the revision.
+ *   pass over k   under one view, in key order. Of each key everything at or below the revision
+ *                 goes but its newest record, and that stays if it is a put, or a tombstone exactly
+ *                 at the revision.
  *   pass over r   revisions from the last finished compaction up to, not including, this one.
- *   the end       "finished" is written; the hash of what was scanned enters the cache if it covers everything since the
- *                 compaction before.
+ *   the end       "finished" is written; the hash of what was scanned enters the cache if it
+ *                 covers everything since the compaction before.
  *
- * After a restart an unfinished compaction starts again from the beginning: deleting twice is harmless.
+ * After a restart an unfinished compaction starts again from the beginning: deleting twice is
+ * harmless.
  *
- * Invariants: (1) a deletion is written after its compaction was published and after "scheduled" was. (2) The pass looks at one
- * unchanging view, so its own deletions and the writes of others don't disturb it. (3) The queue holds at most MVCC_COMPACTIONS_MAX:
- * one that waits and is not hashed is replaced by a later one, whose deletions include its own. (4) A tombstone goes after the versions that
- * it covers, in the same batch or a later one: a reader between two batches would see them again.
+ * Invariants: (1) a deletion is written after its compaction was published and after "scheduled"
+ * was. (2) The pass looks at one unchanging view, so its own deletions and the writes of others
+ * don't disturb it. (3) The queue holds at most MVCC_COMPACTIONS_MAX: one that waits and is not
+ * hashed is replaced by a later one, whose deletions include its own. (4) A tombstone goes after
+ * the versions that it covers, in the same batch or a later one: a reader between two batches would
+ * see them again.
  */
 #include "base/check.h"
 #include "base/err.h"
@@ -32,7 +36,8 @@ static void counter_put(struct db_batch *batch, const char *name, int64_t v)
     db_batch_put(batch, buf_bytes(&key), bytes_of(value, sizeof(value)));
 }
 
-/* Adds c behind list, or in place of its last, which must be one that has not started and is not hashed (3). */
+/* Adds c behind list, or in place of its last, which must be one that has not started and is not
+ * hashed (3). */
 static void queue_add(struct compaction *list, size_t *n, bool first_started, struct compaction c)
 {
     if (*n > first_started && !list[*n - 1].hashed && !c.hashed) {
@@ -79,7 +84,8 @@ int mvcc_compactor_init(struct mvcc *m, int64_t scheduled, int64_t finished)
 {
     m->compactor.batch = db_batch_new();
     if (scheduled > finished)
-        m->compactor.queue[m->compactor.n_queued++] = (struct compaction){scheduled, finished, false};
+        m->compactor.queue[m->compactor.n_queued++] =
+            (struct compaction){scheduled, finished, false};
     return 0;
 }
 
@@ -161,7 +167,8 @@ static int revision_visit(struct mvcc *m, struct bytes key)
     return 0;
 }
 
-/* Looks at no more than a batch of records from resume on, below upper. *ret_done: there are no more. */
+/* Looks at no more than a batch of records from resume on, below upper. *ret_done: there are no
+ * more. */
 static int records_visit(struct mvcc *m, struct bytes upper, bool *ret_done)
 {
     struct compactor *c = &m->compactor;
@@ -169,7 +176,8 @@ static int records_visit(struct mvcc *m, struct bytes upper, bool *ret_done)
     struct db_iter *it = db_iter_new(m->db, &options);
     uint32_t left = m->compaction_batch_max;
     int r = 0;
-    for (db_iter_seek(it, buf_bytes(&c->resume)); db_iter_valid(it) && r == 0 && left > 0; db_iter_next(it), left--) {
+    for (db_iter_seek(it, buf_bytes(&c->resume)); db_iter_valid(it) && r == 0 && left > 0;
+         db_iter_next(it), left--) {
         struct bytes key = db_iter_key(it);
         r = c->in_revisions ? revision_visit(m, key) : version_visit(m, key, db_iter_value(it));
     }
@@ -194,7 +202,8 @@ static int finish(struct mvcc *m)
     if (r < 0)
         return r;
     if (c->now.hashed)
-        mvcc_hash_store(m, &(struct mvcc_hash){hash_scan_finish(&c->hash), c->now.previous, c->now.revision, 0});
+        mvcc_hash_store(m, &(struct mvcc_hash){hash_scan_finish(&c->hash), c->now.previous,
+                                               c->now.revision, 0});
     log_info("finished scheduled compaction", LOG_I64("compact-revision", c->now.revision));
     pthread_mutex_lock(&c->lock);
     c->running = false;

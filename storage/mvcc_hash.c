@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * HashKV: one pass over k under a view, and the cache of the hashes that compactions left. Thread: any but the request threads.
+ * HashKV: one pass over k under a view, and the cache of the hashes that compactions left. Thread:
+ * any but the request threads.
  *
- * Invariants: (1) compacted is the same before and after the view was opened, so the view belongs to it. (2) The cache is ordered by
- * revision and drops its lowest; it is asked before anything else, also for revisions compacted long ago (etcd does so).
+ * Invariants: (1) compacted is the same before and after the view was opened, so the view belongs
+ * to it. (2) The cache is ordered by revision and drops its lowest; it is asked before anything
+ * else, also for revisions compacted long ago (etcd does so).
  */
 #include "base/check.h"
 #include "base/log.h"
@@ -79,13 +81,15 @@ int mvcc_hash_kv(struct mvcc *m, int64_t revision, struct mvcc_hash *ret)
         return 0;
     struct db_view *view = NULL;
     int64_t compacted, current;
-    do {                                                     /* (1) */
+    do { /* (1) */
         db_view_free(m->db, view);
         compacted = atomic_load(&m->compacted);
         current = atomic_load(&m->revision);
         view = db_view_new(m->db);
     } while (atomic_load(&m->compacted) != compacted);
-    int r = revision > 0 && revision < compacted ? MVCC_E_COMPACTED : revision > current ? MVCC_E_FUTURE : 0;
+    int r = revision > 0 && revision < compacted ? MVCC_E_COMPACTED
+            : revision > current                 ? MVCC_E_FUTURE
+                                                 : 0;
     struct hash_scan h;
     hash_scan_init(&h, revision == 0 ? current : revision, compacted, false);
     if (r == 0 && revision >= 0)

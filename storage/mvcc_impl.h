@@ -2,8 +2,9 @@
 /*
  * The inside of the multi-version store, for the mvcc*.c files only.
  *
- * Lock order: compactor.lock and hash_lock are innermost and never held together. The atomics are what readers share with the writer:
- * ended >= revision always; ended is raised before a batch can be written, revision after it was.
+ * Lock order: compactor.lock and hash_lock are innermost and never held together. The atomics are
+ * what readers share with the writer: ended >= revision always; ended is raised before a batch can
+ * be written, revision after it was.
  */
 #pragma once
 
@@ -16,82 +17,97 @@
 #include "storage/mvcc.h"
 
 enum {
-    MVCC_NEXT_MAX = 16,               /* versions of one key stepped over before seeking */
-    MVCC_HASH_CACHE_MAX = 10,         /* etcd's */
-    MVCC_COMPACTIONS_MAX = 3,         /* accepted, not finished: see mvcc_compact.c */
+    MVCC_NEXT_MAX = 16,       /* versions of one key stepped over before seeking */
+    MVCC_HASH_CACHE_MAX = 10, /* etcd's */
+    MVCC_COMPACTIONS_MAX = 3, /* accepted, not finished: see mvcc_compact.c */
 };
 
-/* A key as the apply thread knows it: read from the store, or changed since the last mvcc_publish(). */
+/* A key as the apply thread knows it: read from the store, or changed since the last
+ * mvcc_publish(). */
 struct overlay_key {
     struct bytes key;
-    struct head head;                 /* if live */
-    struct bytes value;               /* if live and dirty; the bytes of the request */
+    struct head head;   /* if live */
+    struct bytes value; /* if live and dirty; the bytes of the request */
     bool live;
-    bool dirty;                       /* changed since the last mvcc_publish() */
-    bool live_before;                 /* at the begin of the entry numbered changed_in */
+    bool dirty;       /* changed since the last mvcc_publish(); then also in mvcc.dirty */
+    bool live_before; /* at the begin of the entry numbered changed_in */
     uint64_t changed_in;
+};
+
+/* A change since the last mvcc_publish(), for its r record. */
+struct change {
+    struct rev rev;
+    enum schema_kind kind;
+    struct bytes key;
 };
 
 struct compaction {
     int64_t revision;
-    int64_t previous;                 /* compacted before; -1 = never */
-    bool hashed;                      /* its hash goes into the cache */
+    int64_t previous; /* compacted before; -1 = never */
+    bool hashed;      /* its hash goes into the cache */
 };
 
 /* A background compaction under way. Owned by the compactor thread but for queue and n_queued. */
 struct compactor {
-    pthread_mutex_t lock;             /* guards queue and n_queued */
-    struct compaction queue[MVCC_COMPACTIONS_MAX];   /* oldest first; the first may be running */
+    pthread_mutex_t lock;                          /* guards queue and n_queued */
+    struct compaction queue[MVCC_COMPACTIONS_MAX]; /* oldest first; the first may be running */
     size_t n_queued;
     bool running;
-    bool in_revisions;                /* the pass over k is done, r is being cleared */
+    bool in_revisions; /* the pass over k is done, r is being cleared */
     struct compaction now;
     struct db_view *view;
     struct db_batch *batch;
-    struct buf resume;                /* the next record to look at */
-    struct buf prefix;                /* the key whose versions are being looked at */
-    struct buf tombstone;             /* record of that key to delete when all its older versions are */
-    bool seen;                        /* its newest version at or below the revision was met */
+    struct buf resume;    /* the next record to look at */
+    struct buf prefix;    /* the key whose versions are being looked at */
+    struct buf tombstone; /* record of that key to delete when all its older versions are */
+    bool seen;            /* its newest version at or below the revision was met */
     struct hash_scan hash;
 };
 
 struct mvcc {
     struct db *db;
     uint32_t compaction_batch_max;
-    atomic_int_fast64_t revision;     /* published */
-    atomic_int_fast64_t ended;        /* of the newest entry that may be in the store */
-    atomic_int_fast64_t compacted;    /* published; -1 = never */
-    atomic_int_fast64_t finished;     /* compaction whose deletion is done; -1 = never */
+    atomic_int_fast64_t revision;  /* published */
+    atomic_int_fast64_t ended;     /* of the newest entry that may be in the store */
+    atomic_int_fast64_t compacted; /* published; -1 = never */
+    atomic_int_fast64_t finished;  /* compaction whose deletion is done; -1 = never */
 
     /* The apply thread's. */
     struct db_batch *batch;
-    struct arena arena;               /* of the turn */
+    struct arena arena; /* of the turn */
     struct map_bytes overlay;
     int64_t writer_revision;
     int64_t writer_compacted;
-    uint64_t entry;                   /* number of the current entry, counted from 1 */
-    uint32_t sub;                     /* next sub revision of the current entry */
+    uint64_t entry; /* number of the current entry, counted from 1 */
+    uint32_t sub;   /* next sub revision of the current entry */
     bool in_entry;
-    bool unpublished;                 /* an ended entry since the last publish changed something */
-    struct overlay_key **changed;     /* keys changed by the current entry */
+    struct overlay_key **dirty; /* keys changed since the last publish */
+    size_t n_dirty;
+    size_t dirty_cap;
+    struct change *changes; /* ... and not sealed */
+    size_t n_changes;
+    size_t changes_cap;
+    bool unpublished;             /* an ended entry since the last publish changed something */
+    struct overlay_key **changed; /* keys changed by the current entry */
     size_t n_changed;
     size_t changed_cap;
     struct buf k_key;
     struct buf scratch;
-    struct compaction accepted[MVCC_COMPACTIONS_MAX];   /* since the last publish */
+    struct compaction accepted[MVCC_COMPACTIONS_MAX]; /* since the last publish */
     size_t n_accepted;
 
     struct compactor compactor;
-    pthread_mutex_t hash_lock;        /* guards the cache of compaction hashes */
-    struct mvcc_hash hashes[MVCC_HASH_CACHE_MAX];       /* by revision */
+    pthread_mutex_t hash_lock;                    /* guards the cache of compaction hashes */
+    struct mvcc_hash hashes[MVCC_HASH_CACHE_MAX]; /* by revision */
     size_t n_hashes;
 };
 
-#define MVCC_META_REVISION "revision"                   /* m records, 8 bytes BE each */
+#define MVCC_META_REVISION "revision" /* m records, 8 bytes BE each */
 #define MVCC_META_SCHEDULED "compact_scheduled"
 #define MVCC_META_FINISHED "compact_finished"
 
-int mvcc_overlay_item(struct mvcc *m, const struct overlay_key *o, bool want_value, struct mvcc_item *ret);
+int mvcc_overlay_item(struct mvcc *m, const struct overlay_key *o, bool want_value,
+                      struct mvcc_item *ret);
 
 /* Logs a record that is not as it should be; returns the error. */
 int mvcc_corrupt(const char *what, struct bytes record);
@@ -101,15 +117,15 @@ int mvcc_corrupt(const char *what, struct bytes record);
 struct mvcc_walk {
     struct db_iter *it;
     int64_t revision;
-    struct buf prefix;                /* of the key the iterator stands on */
+    struct buf prefix; /* of the key the iterator stands on */
     struct buf seek;
     struct buf user_key;
     bool one_prefix;
-    bool standing;                    /* on a version that was returned */
+    bool standing; /* on a version that was returned */
 };
 
 struct mvcc_walk_options {
-    const struct db_view *view;       /* NULL: the state at opening */
+    const struct db_view *view; /* NULL: the state at opening */
     const struct interval *interval;
     int64_t revision;
 };
@@ -121,17 +137,18 @@ void mvcc_walk_close(struct mvcc_walk *w);
 int mvcc_walk_next(struct mvcc_walk *w, bool *ret_found, struct rev *ret_rev);
 /* What it stands on, decoded; borrowed until the next move. */
 int mvcc_walk_item(struct mvcc_walk *w, struct rev rev, struct mvcc_item *ret);
-int mvcc_item_decode(struct bytes user_key, struct rev rev, struct bytes encoded, struct mvcc_item *ret);
+int mvcc_item_decode(struct bytes user_key, struct rev rev, struct bytes encoded,
+                     struct mvcc_item *ret);
 
 /* ---- reading at a revision (mvcc_read.c) ---- */
 
 typedef int (*mvcc_visit)(void *arg, const struct mvcc_item *item);
 
-enum { MVCC_READ_OVERTAKEN = 100 };   /* a compaction above the revision; nothing was visited */
+enum { MVCC_READ_OVERTAKEN = 100 }; /* a compaction above the revision; nothing was visited */
 
 /* The interval at revision, which is published. *ret_count as mvcc_range_result.count. */
-int mvcc_read_at(struct mvcc *m, const struct mvcc_range_options *options, int64_t revision, mvcc_visit visit, void *arg,
-                 int64_t *ret_count);
+int mvcc_read_at(struct mvcc *m, const struct mvcc_range_options *options, int64_t revision,
+                 mvcc_visit visit, void *arg, int64_t *ret_count);
 
 int mvcc_visit_nothing(void *arg, const struct mvcc_item *item);
 

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The multi-version store against a naive model, over random histories: puts, deletes, range deletes, entries of several operations with
- * reads in between, several entries in one batch, compactions accepted at any point and worked off bit by bit, restarts. Compared:
- * current and historic ranges with limits, counts, keys only, single keys, reads inside an entry, and HashKV at many revisions.
+ * The multi-version store against a naive model, over random histories: puts, deletes, range
+ * deletes, entries of several operations with reads in between, several entries in one batch,
+ * compactions accepted at any point and worked off bit by bit, restarts. Compared: current and
+ * historic ranges with limits, counts, keys only, single keys, reads inside an entry, and HashKV at
+ * many revisions.
  *
- * The model is a list of records in revision order, as etcd's file has them. Ranges scan it; hashes feed it byte by byte through etcd's
- * filters, with etcd's rule of generations for what is kept; compaction removes from it. The seed of a history is printed if it fails;
- * MODEL_SEED=n runs that one alone.
+ * The model is a list of records in revision order, as etcd's file has them. Ranges scan it; hashes
+ * feed it byte by byte through etcd's filters, with etcd's rule of generations for what is kept;
+ * compaction removes from it. The seed of a history is printed if it fails; MODEL_SEED=n runs that
+ * one alone.
  */
 #include "storage/mvcc.h"
 
@@ -30,16 +33,11 @@ enum {
     VALUE_LEN_MAX = 13,
 };
 
-static const struct bytes keys[KEYS] = {                     /* in order */
-    {(const uint8_t *)"\0", 1},
-    {(const uint8_t *)"\0\0", 2},
-    {(const uint8_t *)"\0\1", 2},
-    {(const uint8_t *)"a", 1},
-    {(const uint8_t *)"a\0", 2},
-    {(const uint8_t *)"a\0b", 3},
-    {(const uint8_t *)"a\1", 2},
-    {(const uint8_t *)"ab", 2},
-    {(const uint8_t *)"b\xFF", 2},
+static const struct bytes keys[KEYS] = {
+    /* in order */
+    {(const uint8_t *)"\0", 1},       {(const uint8_t *)"\0\0", 2}, {(const uint8_t *)"\0\1", 2},
+    {(const uint8_t *)"a", 1},        {(const uint8_t *)"a\0", 2},  {(const uint8_t *)"a\0b", 3},
+    {(const uint8_t *)"a\1", 2},      {(const uint8_t *)"ab", 2},   {(const uint8_t *)"b\xFF", 2},
     {(const uint8_t *)"\xFF\xFF", 2},
 };
 
@@ -50,7 +48,7 @@ struct record {
     int64_t create;
     int64_t version;
     int64_t lease;
-    uint32_t number;                  /* makes the value */
+    uint32_t number; /* makes the value */
 };
 
 struct model {
@@ -61,8 +59,8 @@ struct model {
     int64_t finished;
     struct mvcc_hash cache[CACHE_MAX + 1];
     size_t n_cache;
-    bool hashed;                      /* of the compaction accepted while nothing was unfinished */
-    struct mvcc_hash hash;            /* what that one will leave */
+    bool hashed;           /* of the compaction accepted while nothing was unfinished */
+    struct mvcc_hash hash; /* what that one will leave */
 };
 
 struct run {
@@ -71,9 +69,9 @@ struct run {
     struct db *db;
     struct mvcc *m;
     struct db_batch *batch;
-    struct arena arena;               /* values, until the publication */
+    struct arena arena; /* values, until the publication */
     struct model model;
-    int64_t begin;                    /* current before the entry */
+    int64_t begin; /* current before the entry */
     uint32_t sub;
     uint32_t number;
     int64_t published;
@@ -109,7 +107,9 @@ static void model_encode(const struct record *r, struct buf *out)
     uint8_t value[VALUE_LEN_MAX];
     struct kv kv = {.key = keys[r->key]};
     if (!r->tombstone)
-        kv = (struct kv){keys[r->key], r->create, r->rev.main, r->version, value_make(r->number, value), r->lease};
+        kv = (struct kv){
+            keys[r->key], r->create, r->rev.main, r->version, value_make(r->number, value),
+            r->lease};
     kv_encode(out, &kv);
 }
 
@@ -122,13 +122,15 @@ static struct record *model_add(struct run *t, int key)
 }
 
 /*
- * etcd's choice for a key at revision: the generations (a tombstone ends one) are gone through from the oldest; the first that is the
- * last or ends at or above the revision is taken, and in it the newest record at or below the revision. *ret_ended: that is
- * the tombstone which ends the generation.
+ * etcd's choice for a key at revision: the generations (a tombstone ends one) are gone through from
+ * the oldest; the first that is the last or ends at or above the revision is taken, and in it the
+ * newest record at or below the revision. *ret_ended: that is the tombstone which ends the
+ * generation.
  */
-static const struct record *etcd_choice(const struct model *m, int key, int64_t revision, bool *ret_ended)
+static const struct record *etcd_choice(const struct model *m, int key, int64_t revision,
+                                        bool *ret_ended)
 {
-    const struct record *newest = NULL;                      /* of the generation under way */
+    const struct record *newest = NULL; /* of the generation under way */
     for (size_t i = 0; i < m->n; i++) {
         const struct record *r = &m->records[i];
         if (r->key != key)
@@ -147,8 +149,10 @@ static const struct record *etcd_choice(const struct model *m, int key, int64_t 
     return newest;
 }
 
-/* The record of key that survives a compaction at revision (or, without tombstones, is kept for a hash). */
-static const struct record *model_kept(const struct model *m, int key, int64_t revision, bool tombstones)
+/* The record of key that survives a compaction at revision (or, without tombstones, is kept for a
+ * hash). */
+static const struct record *model_kept(const struct model *m, int key, int64_t revision,
+                                       bool tombstones)
 {
     bool ended;
     const struct record *etcd = etcd_choice(m, key, revision, &ended);
@@ -175,7 +179,8 @@ static uint32_t crc_record(uint32_t crc, const struct record *r)
 }
 
 /* *ret_empty: nothing is kept, so that the result depends on how far a running compaction is. */
-static uint32_t model_hash(const struct model *m, int64_t revision, int64_t compacted, bool tombstones, bool *ret_empty)
+static uint32_t model_hash(const struct model *m, int64_t revision, int64_t compacted,
+                           bool tombstones, bool *ret_empty)
 {
     const struct record *kept[KEYS];
     bool any = false;
@@ -201,7 +206,8 @@ static void model_accept(struct model *m, int64_t revision)
     if (m->finished == m->compacted) {
         bool empty;
         m->hashed = true;
-        m->hash = (struct mvcc_hash){model_hash(m, revision, m->compacted, true, &empty), m->compacted, revision, 0};
+        m->hash = (struct mvcc_hash){model_hash(m, revision, m->compacted, true, &empty),
+                                     m->compacted, revision, 0};
     }
     m->compacted = revision;
 }
@@ -243,7 +249,7 @@ struct expect {
     const struct run *t;
     const struct mvcc_range_options *o;
     int64_t revision;
-    int next;                         /* key */
+    int next; /* key */
     int64_t n;
 };
 
@@ -414,9 +420,10 @@ static void random_lookup(struct run *t)
 
 static void publish(struct run *t)
 {
+    mvcc_seal(t->m);
     assert_int_equal(db_write(t->db, t->batch), 0);
     db_batch_clear(t->batch);
-    if (rng_below(&t->rng, 4) == 0)                          /* written, not published */
+    if (rng_below(&t->rng, 4) == 0) /* written, not published */
         for (int i = 0; i < 5; i++)
             range_compare(t, false, t->published);
     mvcc_publish(t->m);
@@ -466,9 +473,12 @@ static void random_turn(struct run *t)
 static void random_compaction(struct run *t)
 {
     struct model *m = &t->model;
-    int64_t revision = m->compacted - 1 + (int64_t)rng_below(&t->rng, (uint64_t)(m->current - m->compacted) + 4);
+    int64_t revision =
+        m->compacted - 1 + (int64_t)rng_below(&t->rng, (uint64_t)(m->current - m->compacted) + 4);
     int r = mvcc_compact(t->m, revision);
-    assert_int_equal(r, revision <= m->compacted ? MVCC_E_COMPACTED : revision > m->current ? MVCC_E_FUTURE : 0);
+    assert_int_equal(r, revision <= m->compacted ? MVCC_E_COMPACTED
+                        : revision > m->current  ? MVCC_E_FUTURE
+                                                 : 0);
     if (r == 0)
         model_accept(m, revision);
     publish(t);
@@ -488,7 +498,8 @@ static void compaction_steps(struct run *t, int n)
 
 static void store_open(struct run *t)
 {
-    struct mvcc_options options = {.db = t->db, .compaction_batch_max = 1 + (uint32_t)rng_below(&t->rng, 6)};
+    struct mvcc_options options = {.db = t->db,
+                                   .compaction_batch_max = 1 + (uint32_t)rng_below(&t->rng, 6)};
     assert_int_equal(mvcc_open(&t->m, &options), 0);
     mvcc_batch(t->m, t->batch);
     assert_int_equal(mvcc_revision(t->m), t->model.current);

@@ -2,15 +2,17 @@
 /*
  * Reads at a published revision. Thread: any; no locks.
  *
- *   one key    its head (h), then the version it names (k) by exact key; if the head is newer than the revision, or gone while a newer
- *              change may be in the store, a seek in k.
- *   a range    one walk over k; keys only at the head: over h.
- *   a count    key_count, all under one view.
+ *   one key   its head (h), then the version it names (k) by exact key; if the head is newer than
+ *             the revision, or gone while a newer change may be in the store, a seek in k.
+ *   a range   one walk over k; keys only at the head: over h.
+ *   a count   key_count, all under one view.
  *
- * Invariants: (1) a reader first takes the revision, then opens its view or iterator, and only then looks at compacted: deletions are
- * written after compacted is published, so an iterator that misses something belongs to a reader who sees that. (2) The store may hold
- * changes above the revision (written, not yet published), and every path leaves them out. (3) Nothing is visited before (1) is settled.
- * (4) If ended equals the revision after the iterator was opened, the iterator holds nothing above the revision.
+ * Invariants: (1) a reader first takes the revision, then opens its view or iterator, and only then
+ * looks at compacted: deletions are written after compacted is published, so an iterator that
+ * misses something belongs to a reader who sees that. (2) The store may hold changes above the
+ * revision (written, not yet published), and every path leaves them out. (3) Nothing is visited
+ * before (1) is settled. (4) If ended equals the revision after the iterator was opened, the
+ * iterator holds nothing above the revision.
  */
 #include "storage/mvcc.h"
 
@@ -51,7 +53,8 @@ static int visit_head(struct bytes key, const struct head *head, mvcc_visit visi
     return visit(arg, &item);
 }
 
-static int point_seek(struct mvcc *m, const struct point *p, mvcc_visit visit, void *arg, int64_t *ret_count)
+static int point_seek(struct mvcc *m, const struct point *p, mvcc_visit visit, void *arg,
+                      int64_t *ret_count)
 {
     struct interval interval = {INTERVAL_POINT, p->key, BYTES_NULL};
     struct mvcc_walk_options options = {.interval = &interval, .revision = p->revision};
@@ -75,21 +78,25 @@ static int point_seek(struct mvcc *m, const struct point *p, mvcc_visit visit, v
 }
 
 /* The version that the head names. A compaction may have taken it away since. */
-static int point_value(struct mvcc *m, const struct point *p, const struct head *head, mvcc_visit visit, void *arg)
+static int point_value(struct mvcc *m, const struct point *p, const struct head *head,
+                       mvcc_visit visit, void *arg)
 {
     _cleanup_(buf_deinit) struct buf key = BUF_NULL;
     schema_k(&key, p->key, head->mod);
     _cleanup_(db_value_release) struct db_value value = {0};
     int r = db_get(m->db, NULL, buf_bytes(&key), &value);
     if (r == DB_E_NOT_FOUND)
-        return overtaken(m, p->revision) ? MVCC_READ_OVERTAKEN : mvcc_corrupt("head without its version", buf_bytes(&key));
+        return overtaken(m, p->revision)
+                   ? MVCC_READ_OVERTAKEN
+                   : mvcc_corrupt("head without its version", buf_bytes(&key));
     struct mvcc_item item;
     if (r == 0)
         r = mvcc_item_decode(p->key, head->mod, value.bytes, &item);
     return r < 0 ? r : visit(arg, &item);
 }
 
-static int point_read(struct mvcc *m, const struct point *p, mvcc_visit visit, void *arg, int64_t *ret_count)
+static int point_read(struct mvcc *m, const struct point *p, mvcc_visit visit, void *arg,
+                      int64_t *ret_count)
 {
     _cleanup_(buf_deinit) struct buf key = BUF_NULL;
     schema_h(&key, p->key);
@@ -118,13 +125,13 @@ static int point_read(struct mvcc *m, const struct point *p, mvcc_visit visit, v
 
 struct range {
     const struct mvcc_range_options *options;
-    const struct db_view *view;       /* if a count is wanted besides */
+    const struct db_view *view; /* if a count is wanted besides */
     int64_t revision;
     mvcc_visit visit;
     void *arg;
     int64_t fetched;
-    bool cut;                         /* ended by the limit */
-    struct buf last;                  /* the last key fetched, if cut */
+    bool cut;        /* ended by the limit */
+    struct buf last; /* the last key fetched, if cut */
 };
 
 /* An item was visited: is the limit reached? */
@@ -187,7 +194,7 @@ static int range_heads(struct mvcc *m, struct range *g)
     key_count_bounds(&g->options->interval, &lower, &upper);
     struct db_iter_options options = {.view = g->view, .upper = buf_bytes(&upper)};
     struct db_iter *it = db_iter_new(m->db, &options);
-    int r = exact(m, g->revision) ? 0 : READ_INEXACT;        /* (4) */
+    int r = exact(m, g->revision) ? 0 : READ_INEXACT; /* (4) */
     bool full = false;
     if (r == 0)
         db_iter_seek(it, buf_bytes(&lower));
@@ -223,8 +230,8 @@ static int count_versions(struct mvcc *m, const struct mvcc_walk_options *option
 }
 
 /* The view was opened after the revision was taken, and (1) is settled for it. */
-static int count_at(struct mvcc *m, const struct db_view *view, const struct interval *interval, int64_t revision,
-                    bool view_exact, int64_t *ret)
+static int count_at(struct mvcc *m, const struct db_view *view, const struct interval *interval,
+                    int64_t revision, bool view_exact, int64_t *ret)
 {
     int r = key_count(m->db, view, interval, revision, view_exact, ret);
     if (r != KEY_COUNT_E_TOO_FAR)
@@ -266,15 +273,16 @@ static int range_read(struct mvcc *m, struct range *g, bool count_wanted, int64_
     return 0;
 }
 
-int mvcc_read_at(struct mvcc *m, const struct mvcc_range_options *options, int64_t revision, mvcc_visit visit, void *arg,
-                 int64_t *ret_count)
+int mvcc_read_at(struct mvcc *m, const struct mvcc_range_options *options, int64_t revision,
+                 mvcc_visit visit, void *arg, int64_t *ret_count)
 {
     if (options->interval.kind == INTERVAL_EMPTY) {
         *ret_count = 0;
         return 0;
     }
     if (options->interval.kind == INTERVAL_POINT) {
-        struct point p = {options->interval.key, revision, options->keys_only || options->count_only};
+        struct point p = {options->interval.key, revision,
+                          options->keys_only || options->count_only};
         return point_read(m, &p, options->count_only ? mvcc_visit_nothing : visit, arg, ret_count);
     }
     struct range g = {.options = options, .revision = revision, .visit = visit, .arg = arg};
@@ -292,8 +300,9 @@ int mvcc_visit_nothing(void *arg, const struct mvcc_item *item)
     return 0;
 }
 
-int mvcc_range(struct mvcc *m, const struct mvcc_range_options *options, int (*visit)(void *arg, const struct mvcc_item *item),
-               void *arg, struct mvcc_range_result *ret)
+int mvcc_range(struct mvcc *m, const struct mvcc_range_options *options,
+               int (*visit)(void *arg, const struct mvcc_item *item), void *arg,
+               struct mvcc_range_result *ret)
 {
     for (;;) {
         int64_t current = atomic_load(&m->revision);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The multi-version store, case by case: etcd's worked hash examples, the rules of create revision and version inside one entry, reads
- * inside an entry, revisions above and below, compaction at its edges, restarts, lease attachments, damaged records, and readers beside
- * a writer. mvcc_model_test.c has the random histories.
+ * The multi-version store, case by case: etcd's worked hash examples, the rules of create revision
+ * and version inside one entry, reads inside an entry, revisions above and below, compaction at its
+ * edges, restarts, lease attachments, damaged records, and readers beside a writer.
+ * mvcc_model_test.c has the random histories.
  */
 #include "storage/mvcc.h"
 
@@ -31,7 +32,8 @@ static int setup(void **state)
     f->dir = test_dir_new();
     f->db = test_db_open(f->dir);
     f->batch = db_batch_new();
-    assert_int_equal(mvcc_open(&f->m, &(struct mvcc_options){.db = f->db, .compaction_batch_max = 2}), 0);
+    assert_int_equal(
+        mvcc_open(&f->m, &(struct mvcc_options){.db = f->db, .compaction_batch_max = 2}), 0);
     mvcc_batch(f->m, f->batch);
     *state = f;
     return 0;
@@ -51,12 +53,14 @@ static int teardown(void **state)
 static void reopen(struct fixture *f)
 {
     f->m = mvcc_close(f->m);
-    assert_int_equal(mvcc_open(&f->m, &(struct mvcc_options){.db = f->db, .compaction_batch_max = 2}), 0);
+    assert_int_equal(
+        mvcc_open(&f->m, &(struct mvcc_options){.db = f->db, .compaction_batch_max = 2}), 0);
     mvcc_batch(f->m, f->batch);
 }
 
 static void flush(struct fixture *f)
 {
+    mvcc_seal(f->m);
     assert_int_equal(db_write(f->db, f->batch), 0);
     db_batch_clear(f->batch);
     mvcc_publish(f->m);
@@ -111,7 +115,8 @@ static void compact(struct fixture *f, int64_t revision)
     assert_int_equal(compact_work(f), revision);
 }
 
-static void hash_is(struct fixture *f, int64_t request, uint32_t hash, int64_t compacted, int64_t revision)
+static void hash_is(struct fixture *f, int64_t request, uint32_t hash, int64_t compacted,
+                    int64_t revision)
 {
     struct mvcc_hash h;
     assert_int_equal(mvcc_hash_kv(f->m, request, &h), 0);
@@ -139,18 +144,20 @@ static int visit_text(void *arg, const struct mvcc_item *item)
         buf_append_str(out, "=");
         buf_append_bytes(out, kv.value);
     }
-    buf_printf(out, "@%lld.%u/%lld/%lld", (long long)item->mod.main, item->mod.sub, (long long)item->create,
-               (long long)item->version);
+    buf_printf(out, "@%lld.%u/%lld/%lld", (long long)item->mod.main, item->mod.sub,
+               (long long)item->create, (long long)item->version);
     if (item->lease)
         buf_printf(out, "/%lld", (long long)item->lease);
     return 0;
 }
 
-static void range_is(struct fixture *f, bool in_txn, struct mvcc_range_options o, const char *want, int64_t count)
+static void range_is(struct fixture *f, bool in_txn, struct mvcc_range_options o, const char *want,
+                     int64_t count)
 {
     _cleanup_(buf_deinit) struct buf out = BUF_NULL;
     struct mvcc_range_result result = {0};
-    int r = in_txn ? mvcc_txn_range(f->m, &o, visit_text, &out, &result) : mvcc_range(f->m, &o, visit_text, &out, &result);
+    int r = in_txn ? mvcc_txn_range(f->m, &o, visit_text, &out, &result)
+                   : mvcc_range(f->m, &o, visit_text, &out, &result);
     assert_int_equal(r, 0);
     assert_string_equal(buf_cstr(&out), want);
     assert_int_equal(result.count, count);
@@ -261,14 +268,15 @@ static void test_hash_generations(void **state)
     assert_int_equal(put(f, n, B("6")), 9);
     hash_is(f, 0, 3649426182, -1, 9);
     mvcc_begin(f->m);
-    assert_true(tdel(f, n) && tdel(f, B("o")));              /* from n on */
+    assert_true(tdel(f, n) && tdel(f, B("o"))); /* from n on */
     tput(f, n, B("7"), 0);
     assert_int_equal(end(f), 10);
     hash_is(f, 0, 389787376, -1, 10);
     range_is(f, false, range(.interval = ALL), "n=7@10.2/10/1", 1);
     range_is(f, false, range(.interval = ALL, .revision = 9), "n=6@9.0/9/1 o=5@8.0/8/1", 2);
     range_is(f, false, range(.interval = ALL, .revision = 7), "", 0);
-    /* A key deleted and created again at the very revision of a compaction stays (etcd loses it). */
+    /* A key deleted and created again at the very revision of a compaction stays (etcd loses it).
+     */
     compact(f, 10);
     range_is(f, false, range(.interval = ALL), "n=7@10.2/10/1", 1);
 }
@@ -302,8 +310,8 @@ static void test_versions(void **state)
     put(f, B("a"), B("1"));
     assert_int_equal(put(f, B("a"), B("2")), 3);
     range_is(f, false, range(.interval = ALL), "a=2@3.0/2/2", 1);
-    assert_int_equal(del(f, B("x")), 3);                     /* nothing changed */
-    mvcc_begin(f->m);                                        /* put, delete, put, put: subs 0 to 3 */
+    assert_int_equal(del(f, B("x")), 3); /* nothing changed */
+    mvcc_begin(f->m);                    /* put, delete, put, put: subs 0 to 3 */
     tput(f, B("a"), B("3"), 0);
     assert_true(tdel(f, B("a")));
     assert_false(tdel(f, B("a")));
@@ -329,20 +337,31 @@ static void test_limits_and_counts(void **state)
     }
     del(f, B("c"));
     range_is(f, false, range(.interval = ALL, .limit = 2), "a=v@2.0/2/1 b=v@3.0/3/1", 8);
-    range_is(f, false, range(.interval = ALL, .limit = 2, .no_count = true), "a=v@2.0/2/1 b=v@3.0/3/1", 2);
-    range_is(f, false, range(.interval = ALL, .limit = 2, .keys_only = true), "a@2.0/2/1 b@3.0/3/1", 8);
-    range_is(f, false, range(.interval = ALL, .limit = 2, .revision = 10), "a=v@2.0/2/1 b=v@3.0/3/1", 9);
-    range_is(f, false, range(.interval = ALL, .limit = 2, .revision = 4, .keys_only = true), "a@2.0/2/1 b@3.0/3/1", 3);
+    range_is(f, false, range(.interval = ALL, .limit = 2, .no_count = true),
+             "a=v@2.0/2/1 b=v@3.0/3/1", 2);
+    range_is(f, false, range(.interval = ALL, .limit = 2, .keys_only = true), "a@2.0/2/1 b@3.0/3/1",
+             8);
+    range_is(f, false, range(.interval = ALL, .limit = 2, .revision = 10),
+             "a=v@2.0/2/1 b=v@3.0/3/1", 9);
+    range_is(f, false, range(.interval = ALL, .limit = 2, .revision = 4, .keys_only = true),
+             "a@2.0/2/1 b@3.0/3/1", 3);
     range_is(f, false, range(.interval = ALL, .count_only = true), "", 8);
     range_is(f, false, range(.interval = ALL, .count_only = true, .revision = 10), "", 9);
-    range_is(f, false, range(.interval = interval_parse(B("b"), B("e")), .count_only = true), "", 2);
-    range_is(f, false, range(.interval = interval_parse(B("b"), B("e")), .limit = 5), "b=v@3.0/3/1 d=v@5.0/5/1", 2);
+    range_is(f, false, range(.interval = interval_parse(B("b"), B("e")), .count_only = true), "",
+             2);
+    range_is(f, false, range(.interval = interval_parse(B("b"), B("e")), .limit = 5),
+             "b=v@3.0/3/1 d=v@5.0/5/1", 2);
     range_is(f, false, range(.interval = interval_parse(B("b"), B("b"))), "", 0);
-    range_is(f, false, range(.interval = interval_parse(B("b"), BYTES_NULL), .count_only = true), "", 1);
-    range_is(f, false, range(.interval = interval_parse(B("c"), BYTES_NULL), .count_only = true), "", 0);
-    range_is(f, false, range(.interval = interval_parse(B("c"), BYTES_NULL), .revision = 10), "c=v@4.0/4/1", 1);
-    range_is(f, false, range(.interval = interval_parse(B("c"), BYTES_NULL), .keys_only = true, .revision = 10),
-             "c@4.0/4/1", 1);
+    range_is(f, false, range(.interval = interval_parse(B("b"), BYTES_NULL), .count_only = true),
+             "", 1);
+    range_is(f, false, range(.interval = interval_parse(B("c"), BYTES_NULL), .count_only = true),
+             "", 0);
+    range_is(f, false, range(.interval = interval_parse(B("c"), BYTES_NULL), .revision = 10),
+             "c=v@4.0/4/1", 1);
+    range_is(
+        f, false,
+        range(.interval = interval_parse(B("c"), BYTES_NULL), .keys_only = true, .revision = 10),
+        "c@4.0/4/1", 1);
 }
 
 /* One key with far more versions than a walk steps over. */
@@ -371,26 +390,31 @@ static void test_reads_inside(void **state)
     assert_true(tdel(f, B("c")));
     tput(f, B("a"), B("2"), 7);
     tput(f, B("x"), B("2"), 0);
-    range_is(f, true, range(.interval = ALL),
-             "a=2@5.2/2/2/7 b=2@5.0/5/1 e=1@4.0/4/1 x=2@5.3/5/1", 4);
+    range_is(f, true, range(.interval = ALL), "a=2@5.2/2/2/7 b=2@5.0/5/1 e=1@4.0/4/1 x=2@5.3/5/1",
+             4);
     range_is(f, true, range(.interval = ALL, .limit = 2), "a=2@5.2/2/2/7 b=2@5.0/5/1", 4);
-    range_is(f, true, range(.interval = ALL, .limit = 2, .no_count = true), "a=2@5.2/2/2/7 b=2@5.0/5/1", 2);
+    range_is(f, true, range(.interval = ALL, .limit = 2, .no_count = true),
+             "a=2@5.2/2/2/7 b=2@5.0/5/1", 2);
     range_is(f, true, range(.interval = ALL, .limit = 4, .keys_only = true),
              "a@5.2/2/2/7 b@5.0/5/1 e@4.0/4/1 x@5.3/5/1", 4);
     range_is(f, true, range(.interval = ALL, .count_only = true), "", 4);
     range_is(f, true, range(.interval = interval_parse(B("b"), B("d"))), "b=2@5.0/5/1", 1);
     range_is(f, true, range(.interval = interval_parse(B("c"), BYTES_NULL)), "", 0);
     range_is(f, true, range(.interval = interval_parse(B("a"), BYTES_NULL)), "a=2@5.2/2/2/7", 1);
-    range_is(f, true, range(.interval = ALL, .revision = 4), "a=1@2.0/2/1 c=1@3.0/3/1 e=1@4.0/4/1", 3);
+    range_is(f, true, range(.interval = ALL, .revision = 4), "a=1@2.0/2/1 c=1@3.0/3/1 e=1@4.0/4/1",
+             3);
     range_is(f, true, range(.interval = ALL, .revision = 5, .limit = 1), "a=2@5.2/2/2/7", 4);
     struct mvcc_range_result result;
-    assert_int_equal(mvcc_txn_range(f->m, &range(.interval = ALL, .revision = 6), visit_text, NULL, &result),
-                     MVCC_E_FUTURE);
+    assert_int_equal(
+        mvcc_txn_range(f->m, &range(.interval = ALL, .revision = 6), visit_text, NULL, &result),
+        MVCC_E_FUTURE);
     assert_int_equal(end(f), 5);
-    range_is(f, false, range(.interval = ALL), "a=2@5.2/2/2/7 b=2@5.0/5/1 e=1@4.0/4/1 x=2@5.3/5/1", 4);
+    range_is(f, false, range(.interval = ALL), "a=2@5.2/2/2/7 b=2@5.0/5/1 e=1@4.0/4/1 x=2@5.3/5/1",
+             4);
 }
 
-/* Several entries in one batch: the later see the earlier, readers see none before the publication. */
+/* Several entries in one batch: the later see the earlier, readers see none before the publication.
+ */
 static void test_turn(void **state)
 {
     struct fixture *f = *state;
@@ -411,7 +435,8 @@ static void test_turn(void **state)
     assert_int_equal(mvcc_end(f->m), 4);
     assert_int_equal(mvcc_revision(f->m), 2);
     assert_int_equal(mvcc_writer_revision(f->m), 4);
-    assert_int_equal(db_write(f->db, f->batch), 0);          /* in the store, not yet published */
+    mvcc_seal(f->m);
+    assert_int_equal(db_write(f->db, f->batch), 0); /* in the store, not yet published */
     db_batch_clear(f->batch);
     struct mvcc_range_result result;
     _cleanup_(buf_deinit) struct buf out = BUF_NULL;
@@ -505,13 +530,14 @@ static void test_compaction_edges(void **state)
     put(f, B("b"), B("2"));
     assert_int_equal(mvcc_compact(f->m, 4), 0);
     assert_int_equal(mvcc_compact(f->m, 4), MVCC_E_COMPACTED);
-    range_is(f, false, range(.interval = ALL, .revision = 3), "a=2@3.0/2/2", 1);     /* not published yet */
+    range_is(f, false, range(.interval = ALL, .revision = 3), "a=2@3.0/2/2",
+             1); /* not published yet */
     flush(f);
     range_fails(f, 3, MVCC_E_COMPACTED);
     range_is(f, false, range(.interval = ALL, .revision = 4), "", 0);
     assert_int_equal(records(f, "k"), 5);
     assert_int_equal(compact_work(f), 4);
-    assert_int_equal(records(f, "k"), 3);                    /* the tombstone at 4, b twice */
+    assert_int_equal(records(f, "k"), 3); /* the tombstone at 4, b twice */
     assert_int_equal(records(f, "r"), 3);
     range_is(f, false, range(.interval = ALL, .revision = 4), "", 0);
     range_is(f, false, range(.interval = ALL, .revision = 5), "b=1@5.0/5/1", 1);
@@ -521,8 +547,9 @@ static void test_compaction_edges(void **state)
     range_is(f, false, range(.interval = ALL, .revision = 6), "b=2@6.0/5/2", 1);
     mvcc_begin(f->m);
     struct mvcc_range_result result;
-    assert_int_equal(mvcc_txn_range(f->m, &range(.interval = ALL, .revision = 5), visit_text, NULL, &result),
-                     MVCC_E_COMPACTED);
+    assert_int_equal(
+        mvcc_txn_range(f->m, &range(.interval = ALL, .revision = 5), visit_text, NULL, &result),
+        MVCC_E_COMPACTED);
     mvcc_end(f->m);
 }
 
@@ -541,7 +568,7 @@ static void test_restart_revision(void **state)
     assert_int_equal(mvcc_compact_step(f->m, &done, &finished), 0);
     assert_false(done);
     assert_int_equal(finished, 3);
-    reopen(f);                                               /* half done */
+    reopen(f); /* half done */
     assert_int_equal(mvcc_revision(f->m), 5);
     assert_int_equal(mvcc_compacted(f->m), 5);
     range_fails(f, 4, MVCC_E_COMPACTED);
@@ -552,7 +579,27 @@ static void test_restart_revision(void **state)
     hash_is(f, 0, 1084519789, 5, 5);
     struct mvcc_hash h;
     assert_int_equal(mvcc_hash_kv(f->m, 5, &h), 0);
-    assert_int_equal(h.compact_revision, 5);                 /* a resumed compaction leaves no hash */
+    assert_int_equal(h.compact_revision, 5); /* a resumed compaction leaves no hash */
+}
+
+/* A store whose newest records were compacted away before it was restored from elsewhere: only the
+ * markers know the revision. */
+static void test_restart_markers(void **state)
+{
+    struct fixture *f = *state;
+    db_batch_put(f->batch, B("mcompact_finished"), B("\0\0\0\0\0\0\0\7"));
+    assert_int_equal(db_write(f->db, f->batch), 0);
+    reopen(f);
+    assert_int_equal(mvcc_revision(f->m), 7);
+    assert_int_equal(mvcc_compacted(f->m), 7);
+    db_batch_put(f->batch, B("mcompact_scheduled"), B("\0\0\0\0\0\0\0\11"));
+    assert_int_equal(db_write(f->db, f->batch), 0);
+    db_batch_clear(f->batch);
+    reopen(f);
+    assert_int_equal(mvcc_revision(f->m), 9);
+    assert_int_equal(mvcc_compacted(f->m), 9);
+    assert_int_equal(compact_work(f), 9);
+    assert_int_equal(put(f, B("a"), B("1")), 10);
 }
 
 /* Compactions that pile up are worked off in order, the ones between together. */
@@ -602,14 +649,15 @@ static void test_damaged_records(void **state)
     struct fixture *f = *state;
     struct interval a = interval_parse(B("a"), BYTES_NULL);
     put(f, B("a"), B("1"));
-    overwrite(f, 'k', B("\x0A\x01z\x10\x02\x18\x02\x20\x01"));  /* another key's value */
+    overwrite(f, 'k', B("\x0A\x01z\x10\x02\x18\x02\x20\x01")); /* another key's value */
     assert_int_equal(range_result(f, range(.interval = ALL)), -EBADMSG);
     assert_int_equal(range_result(f, range(.interval = a)), -EBADMSG);
     overwrite(f, 'k', B("\x0A\x05"));
     assert_int_equal(range_result(f, range(.interval = ALL)), -EBADMSG);
     put(f, B("a"), B("2"));
     overwrite(f, 'r', B("\x09"));
-    assert_int_equal(range_result(f, range(.interval = ALL, .count_only = true, .revision = 1)), -EBADMSG);
+    assert_int_equal(range_result(f, range(.interval = ALL, .count_only = true, .revision = 1)),
+                     -EBADMSG);
     overwrite(f, 'h', B("\xFF"));
     assert_int_equal(range_result(f, range(.interval = a)), -EBADMSG);
     assert_int_equal(range_result(f, range(.interval = ALL, .keys_only = true)), -EBADMSG);
@@ -680,7 +728,8 @@ static int visit_seen(void *arg, const struct mvcc_item *item)
     return 0;
 }
 
-/* Every entry writes x and y, deletes one shuttle key of a pair and creates the other: the number of keys never changes. */
+/* Every entry writes x and y, deletes one shuttle key of a pair and creates the other: the number
+ * of keys never changes. */
 static void *crowd_reader(void *arg)
 {
     struct crowd *c = arg;
@@ -767,23 +816,15 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_hash_examples),
-        CASE(test_hash_after_restart),
-        CASE(test_hash_empty_keep),
-        CASE(test_hash_generations),
-        CASE(test_hash_cache),
-        CASE(test_versions),
-        CASE(test_limits_and_counts),
-        CASE(test_hot_key),
-        CASE(test_reads_inside),
-        CASE(test_turn),
-        CASE(test_attachments),
-        CASE(test_compaction_edges),
-        CASE(test_restart_revision),
-        CASE(test_compaction_queue),
-        CASE(test_damaged_records),
-        CASE(test_damaged_counters),
-        CASE(test_crowd),
+        CASE(test_hash_examples),     CASE(test_hash_after_restart),
+        CASE(test_hash_empty_keep),   CASE(test_hash_generations),
+        CASE(test_hash_cache),        CASE(test_versions),
+        CASE(test_limits_and_counts), CASE(test_hot_key),
+        CASE(test_reads_inside),      CASE(test_turn),
+        CASE(test_attachments),       CASE(test_compaction_edges),
+        CASE(test_restart_revision),  CASE(test_restart_markers),
+        CASE(test_compaction_queue),  CASE(test_damaged_records),
+        CASE(test_damaged_counters),  CASE(test_crowd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

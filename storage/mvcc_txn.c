@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Ranges as the current entry sees them: the store at the revision before the entry, with the entry's own changes merged in. Thread: apply.
+ * Ranges as the current entry sees them: the store at the revision before the entry, with the
+ * entry's own changes merged in. Thread: apply.
  *
- * Invariants: (1) the store holds all earlier entries (mvcc_range_needs_flush() is false) for any range but one key at the
- * current revision, which the overlay answers. (2) Each key changed by the entry is in `changed` once, with its state before the entry and
- * now; so the merge takes a key from the store only if it is not there, and the count is the store's plus the differences.
+ * Invariants: (1) the store holds all earlier entries (mvcc_range_needs_flush() is false) for any
+ * range but one key at the current revision, which the overlay answers. (2) Each key changed by the
+ * entry is in `changed` once, with its state before the entry and now; so the merge takes a key
+ * from the store only if it is not there, and the count is the store's plus the differences.
  */
 #include <stdlib.h>
 
@@ -18,7 +20,7 @@ struct merge {
     const struct mvcc_range_options *options;
     mvcc_visit visit;
     void *arg;
-    size_t next;                      /* in m->changed, sorted */
+    size_t next; /* in m->changed, sorted */
     int64_t fetched;
 };
 
@@ -46,7 +48,8 @@ static int merge_changed(struct merge *g, const struct overlay_key *o)
     return r < 0 ? r : merge_emit(g, &item);
 }
 
-/* An item of the store: first what the entry changed before it, then itself unless the entry changed it. */
+/* An item of the store: first what the entry changed before it, then itself unless the entry
+ * changed it. */
 static int merge_visit(void *arg, const struct mvcc_item *item)
 {
     struct merge *g = arg;
@@ -85,10 +88,10 @@ static int count_merged(struct mvcc *m, const struct mvcc_range_options *options
     return 0;
 }
 
-static int range_merged(struct mvcc *m, const struct mvcc_range_options *options, mvcc_visit visit, void *arg,
-                        int64_t *ret_count)
+static int range_merged(struct mvcc *m, const struct mvcc_range_options *options, mvcc_visit visit,
+                        void *arg, int64_t *ret_count)
 {
-    check(!m->unpublished);                                  /* (1) */
+    check(!m->unpublished); /* (1) */
     if (options->count_only)
         return count_merged(m, options, ret_count);
     qsort(m->changed, m->n_changed, sizeof(*m->changed), changed_compare);
@@ -109,8 +112,8 @@ static int range_merged(struct mvcc *m, const struct mvcc_range_options *options
     return 0;
 }
 
-static int point_current(struct mvcc *m, const struct mvcc_range_options *options, mvcc_visit visit, void *arg,
-                         int64_t *ret_count)
+static int point_current(struct mvcc *m, const struct mvcc_range_options *options, mvcc_visit visit,
+                         void *arg, int64_t *ret_count)
 {
     bool found;
     struct mvcc_item item;
@@ -124,7 +127,8 @@ static int point_current(struct mvcc *m, const struct mvcc_range_options *option
 }
 
 int mvcc_txn_range(struct mvcc *m, const struct mvcc_range_options *options,
-                   int (*visit)(void *arg, const struct mvcc_item *item), void *arg, struct mvcc_range_result *ret)
+                   int (*visit)(void *arg, const struct mvcc_item *item), void *arg,
+                   struct mvcc_range_result *ret)
 {
     check(m->in_entry);
     int64_t current = m->writer_revision + mvcc_changed(m);
@@ -142,7 +146,7 @@ int mvcc_txn_range(struct mvcc *m, const struct mvcc_range_options *options,
     } else if (revision == current && mvcc_changed(m)) {
         r = range_merged(m, options, visit, arg, &count);
     } else {
-        check(!m->unpublished);                              /* (1) */
+        check(!m->unpublished); /* (1) */
         r = mvcc_read_at(m, options, revision, visit, arg, &count);
     }
     if (r == 0)

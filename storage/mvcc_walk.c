@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The walk over k that every range at a revision comes down to: for each key of an interval, in order, its newest version at or below the
- * revision, if that is a put. Thread: any; one walk belongs to one thread.
+ * The walk over k that every range at a revision comes down to: for each key of an interval, in
+ * order, its newest version at or below the revision, if that is a put. Thread: any; one walk
+ * belongs to one thread.
  *
- * The versions of a key lie newest first. Those that are of no interest are stepped over with Next, MVCC_NEXT_MAX times, and then jumped over
- * with Seek: a Next costs a tenth of a Seek, and a hot key may have tens of thousands of versions.
+ * The versions of a key lie newest first. Those that are of no interest are stepped over with Next,
+ * MVCC_NEXT_MAX times, and then jumped over with Seek: a Next costs a tenth of a Seek, and a hot
+ * key may have tens of thousands of versions.
  *
- * Invariant: between two calls the iterator stands on the version that was returned (standing), on the first version of a key not
- * yet looked at, or at the end; prefix is that of the key in the first case.
+ * Invariant: between two calls the iterator stands on the version that was returned (standing), on
+ * the first version of a key not yet looked at, or at the end; prefix is that of the key in the
+ * first case.
  */
 #include <stdlib.h>
 
@@ -74,13 +77,13 @@ static int key_skip(struct mvcc_walk *w)
     }
     buf_clear(&w->seek);
     buf_append_bytes(&w->seek, buf_bytes(&w->prefix));
-    w->seek.data[w->seek.len - 1]++;                         /* the end mark 0x00 0x01 becomes 0x00 0x02 */
+    w->seek.data[w->seek.len - 1]++; /* the end mark 0x00 0x01 becomes 0x00 0x02 */
     db_iter_seek(w->it, buf_bytes(&w->seek));
     return 0;
 }
 
-/* From the first version of a key to its newest at or below the revision. *ret_found: there is one, and the iterator stands on it;
- * otherwise it stands behind the key. */
+/* From the first version of a key to its newest at or below the revision. *ret_found: there is one,
+ * and the iterator stands on it; otherwise it stands behind the key. */
 static int version_find(struct mvcc_walk *w, bool *ret_found, struct rev *ret_rev)
 {
     struct bytes prefix;
@@ -139,7 +142,8 @@ int mvcc_walk_next(struct mvcc_walk *w, bool *ret_found, struct rev *ret_rev)
     return r;
 }
 
-int mvcc_item_decode(struct bytes user_key, struct rev rev, struct bytes encoded, struct mvcc_item *ret)
+int mvcc_item_decode(struct bytes user_key, struct rev rev, struct bytes encoded,
+                     struct mvcc_item *ret)
 {
     struct kv kv;
     if (!kv_decode(encoded, &kv) || kv.mod != rev.main || !bytes_equal(kv.key, user_key))

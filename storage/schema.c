@@ -2,12 +2,13 @@
 /*
  * Key and value bytes of every kind of record. Pure functions; any thread.
  *
- * Invariants: (1) For user keys a < b, every k record of a sorts before every k record of b; of one key, the higher revision sorts
- * first. (2) Parsing accepts exactly what building makes, so a damaged record is noticed. (3) The terminator 0x00 0x01 is below every
- * escaped byte that can follow a longer key (0x00 0xFF, or 0x01 and above), which is what gives (1).
+ * Invariants: (1) For user keys a < b, every k record of a sorts before every k record of b; of one
+ * key, the higher revision sorts first. (2) Parsing accepts exactly what building makes, so a
+ * damaged record is noticed. (3) The terminator 0x00 0x01 is below every escaped byte that can
+ * follow a longer key (0x00 0xFF, or 0x01 and above), which is what gives (1).
  *
- * Head record (value of h), varints: mod main, mod sub, mod main - create, version, lease (two's complement).
- * Record of a revision (value of r): the kind byte, then the raw user key.
+ * Head (value of h), varints: mod main, mod sub, mod main - create, version, lease (two's
+ * complement). Revision (value of r): the kind byte, then the raw user key.
  */
 #include "storage/schema.h"
 
@@ -159,7 +160,8 @@ bool schema_parse_r(struct bytes key, struct rev *ret)
     return true;
 }
 
-bool schema_parse_r_value(struct bytes value, enum schema_kind *ret_kind, struct bytes *ret_user_key)
+bool schema_parse_r_value(struct bytes value, enum schema_kind *ret_kind,
+                          struct bytes *ret_user_key)
 {
     if (value.len < 1 || value.data[0] > SCHEMA_DELETE)
         return false;
@@ -189,7 +191,8 @@ bool schema_head_decode(struct bytes value, struct head *ret)
         return false;
     if (main > INT64_MAX || sub > UINT32_MAX || age > main || version > INT64_MAX)
         return false;
-    *ret = (struct head){{(int64_t)main, (uint32_t)sub}, (int64_t)(main - age), (int64_t)version, (int64_t)lease};
+    *ret = (struct head){
+        {(int64_t)main, (uint32_t)sub}, (int64_t)(main - age), (int64_t)version, (int64_t)lease};
     return true;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Key layout, KeyValue bytes and intervals: round trips, the order property over random binary keys, etcd's literal examples,
- * and parsers against every truncation and damaged byte. Thread: one. The seed is fixed; it is printed when a case fails.
+ * Key layout, KeyValue bytes and intervals: round trips, the order property over random binary
+ * keys, etcd's literal examples, and parsers against every truncation and damaged byte. Thread:
+ * one. The seed is fixed; it is printed when a case fails.
  */
 #include "storage/schema.h"
 
@@ -29,7 +30,8 @@ static struct sample sample_new(struct rng *rng)
     struct sample s = {.len = (size_t)rng_below(rng, KEY_BYTES_MAX + 1)};
     for (size_t i = 0; i < s.len; i++)
         s.bytes[i] = edges[rng_below(rng, sizeof(edges))];
-    s.rev.main = rng_below(rng, 8) == 0 ? INT64_MAX - (int64_t)rng_below(rng, 2) : (int64_t)rng_below(rng, 5);
+    s.rev.main = rng_below(rng, 8) == 0 ? INT64_MAX - (int64_t)rng_below(rng, 2)
+                                        : (int64_t)rng_below(rng, 5);
     s.rev.sub = rng_below(rng, 8) == 0 ? UINT32_MAX : (uint32_t)rng_below(rng, 3);
     return s;
 }
@@ -81,7 +83,8 @@ static void test_k_round_trip(void **state)
         assert_int_equal(rev_compare(rev, x.rev), 0);
         assert_int_equal(schema_prefix_len(buf_bytes(&k)), prefix.len);
         assert_memory_equal(k.data, prefix.data, prefix.len);
-        for (size_t len = 0; len < k.len; len++)             /* a cut key may parse as another, but never out of bounds */
+        for (size_t len = 0; len < k.len;
+             len++) /* a cut key may parse as another, but never out of bounds */
             schema_parse_k(bytes_of(k.data, len), &key, &rev);
     }
 }
@@ -92,14 +95,14 @@ static void test_k_damaged(void **state)
     struct rev rev;
     schema_k(&k, BYTES_LIT("a\0b"), (struct rev){7, 1});
     assert_int_equal(k.len, 1 + 4 + 2 + 12);
-    k.data[3] = 0xFE;                                        /* the second byte of an escape */
+    k.data[3] = 0xFE; /* the second byte of an escape */
     assert_false(schema_parse_k(buf_bytes(&k), &key, &rev));
     k.data[3] = 0xFF;
     assert_true(schema_parse_k(buf_bytes(&k), &key, &rev));
-    k.data[6] = 0x02;                                        /* the end mark */
+    k.data[6] = 0x02; /* the end mark */
     assert_false(schema_parse_k(buf_bytes(&k), &key, &rev));
     k.data[6] = 0x01;
-    k.data[7] = 0x00;                                        /* a negative revision */
+    k.data[7] = 0x00; /* a negative revision */
     assert_false(schema_parse_k(buf_bytes(&k), &key, &rev));
     k.data[0] = 'h';
     assert_false(schema_parse_k(buf_bytes(&k), &key, &rev));
@@ -204,11 +207,12 @@ static void test_kv_foreign(void **state)
     assert_true(kv_decode(BYTES_NULL, &kv));
     assert_int_equal(kv.key.len, 0);
     /* Another order, an unknown field of each wire type. */
-    assert_true(kv_decode(BYTES_LIT("\x18\x07\x78\x01\x7A\x01z\x79........\x7D....\x0A\x01k"), &kv));
+    assert_true(
+        kv_decode(BYTES_LIT("\x18\x07\x78\x01\x7A\x01z\x79........\x7D....\x0A\x01k"), &kv));
     assert_int_equal(kv.mod, 7);
     assert_true(bytes_equal(kv.key, BYTES_LIT("k")));
-    assert_false(kv_decode(BYTES_LIT("\x7B"), &kv));         /* a group */
-    assert_false(kv_decode(BYTES_LIT("\x02\x01k"), &kv));    /* field 0 */
+    assert_false(kv_decode(BYTES_LIT("\x7B"), &kv));      /* a group */
+    assert_false(kv_decode(BYTES_LIT("\x02\x01k"), &kv)); /* field 0 */
     assert_false(kv_decode(BYTES_LIT("\x0A\x05k"), &kv));
     struct bytes whole = BYTES_LIT("\x0A\x01\x61\x10\x02\x18\x02\x20\x01\x2A\x01\x31");
     struct rng rng;
@@ -231,7 +235,8 @@ static void test_interval(void **state)
     assert_false(interval_contains(&i, BYTES_LIT("b\0")));
     i = interval_parse(BYTES_LIT("b"), BYTES_LIT("\0"));
     assert_int_equal(i.kind, INTERVAL_FROM);
-    assert_true(interval_contains(&i, BYTES_LIT("b")) && interval_contains(&i, BYTES_LIT("\xFF\xFF")));
+    assert_true(interval_contains(&i, BYTES_LIT("b")) &&
+                interval_contains(&i, BYTES_LIT("\xFF\xFF")));
     assert_false(interval_contains(&i, BYTES_LIT("a\xFF")));
     i = interval_parse(BYTES_LIT("\0"), BYTES_LIT("\0"));
     assert_int_equal(i.kind, INTERVAL_FROM);
@@ -250,14 +255,10 @@ static void test_interval(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_k_order),
-        cmocka_unit_test(test_k_round_trip),
-        cmocka_unit_test(test_k_damaged),
-        cmocka_unit_test(test_r_and_rest),
-        cmocka_unit_test(test_head),
-        cmocka_unit_test(test_kv_literal),
-        cmocka_unit_test(test_kv_foreign),
-        cmocka_unit_test(test_interval),
+        cmocka_unit_test(test_k_order),    cmocka_unit_test(test_k_round_trip),
+        cmocka_unit_test(test_k_damaged),  cmocka_unit_test(test_r_and_rest),
+        cmocka_unit_test(test_head),       cmocka_unit_test(test_kv_literal),
+        cmocka_unit_test(test_kv_foreign), cmocka_unit_test(test_interval),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,25 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writing the raft log. wal_format.c has the frames, wal_dir.c the names, wal_open.c the recovery.
+ * Writing the raft log. wal_format.c has the frames, wal_dir.c the names, wal_open.c the
+ * recovery.
  *
- * Frames are built in one buffer that mirrors the file from a block boundary on, and go out whole blocks at a time: the last, partly
- * filled block stays in the buffer and is written again with what follows it. So no write makes the kernel read a block first, and
- * the rest of the last block is always zeros.
+ * Frames are built in one buffer that mirrors the file from a block boundary on, and go out
+ * whole blocks at a time: the last, partly filled block stays in the buffer and is written again
+ * with what follows it. So no write makes the kernel read a block first, and the rest of the
+ * last block is always zeros.
  *
  *   wal_append ---> buffer --wal_write_buffer--> file --wal_sync--> durable
  *                      \--- does not fit: sync, wal_segment_switch ---/
  *
- * A switch, in durable steps: the old segment is synced; the header is written to a spare and synced; the spare gets the segment's name; the
- * directory is synced. A file with a segment's name therefore always has a header, and only the last segment may have a torn tail.
+ * A switch, in durable steps: the old segment is synced; the header is written to a spare and
+ * synced; the spare gets the segment's name; the directory is synced. A file with a segment's
+ * name therefore always has a header, and only the last segment may have a torn tail.
  *
  * Thread: one owner.
  *
  * Invariants
- *  (I1) durable_lsn in a frame is never ahead of the truth: it is what had been synced when the frame was built, and with
- *       --unsafe-no-fsync it stays where it was.
- *  (I2) The first failure of a write, sync or rename is the last thing that happens to the log (failed).
- *  (I3) hard_state.commit <= last_index, and an entry is never overwritten at or below it. Raft guarantees both; recovery relies on them.
- *  (I4) A snapshot marker above the commit index replaces the log; at or below it, it only records that there is a snapshot.
+ *  (I1) durable_lsn in a frame is never ahead of the truth: it is what had been synced when the
+ *       frame was built, and with --unsafe-no-fsync it stays where it was.
+ *  (I2) The first failure of a write, sync or rename is the last thing that happens to the log
+ *       (failed).
+ *  (I3) hard_state.commit <= last_index, and an entry is never overwritten at or below it. Raft
+ *       guarantees both; recovery relies on them.
+ *  (I4) A snapshot marker above the commit index replaces the log; at or below it, it only
+ *       records that there is a snapshot.
  */
 #include "storage/wal_internal.h"
 
@@ -33,17 +39,19 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 
-static struct metric sync_metric, write_metric, bytes_metric;
+static struct metric write_metric, bytes_metric;
 
 void wal_metrics_register(void)
 {
-    static struct metric_family sync_family = {.name = "etcd_disk_wal_fsync_duration_seconds", .kind = METRIC_HISTOGRAM,
-        .help = "The latency distributions of fsync called by WAL.", .bounds = metric_bounds_1ms_x2_14, .n_bounds = 14};
-    static struct metric_family write_family = {.name = "etcd_disk_wal_write_duration_seconds", .kind = METRIC_HISTOGRAM,
-        .help = "The latency distributions of write called by WAL.", .bounds = metric_bounds_1ms_x2_14, .n_bounds = 14};
-    static struct metric_family bytes_family = {.name = "etcd_disk_wal_write_bytes_total", .kind = METRIC_GAUGE,
-        .help = "Total number of bytes written in WAL."};
-    metrics_register(&sync_family, &sync_metric);
+    static struct metric_family write_family = {
+        .name = "etcd_disk_wal_write_duration_seconds",
+        .kind = METRIC_HISTOGRAM,
+        .help = "The latency distributions of write called by WAL.",
+        .bounds = metric_bounds_1ms_x2_14,
+        .n_bounds = 14};
+    static struct metric_family bytes_family = {.name = "etcd_disk_wal_write_bytes_total",
+                                                .kind = METRIC_GAUGE,
+                                                .help = "Total number of bytes written in WAL."};
     metrics_register(&write_family, &write_metric);
     metrics_register(&bytes_family, &bytes_metric);
 }
@@ -56,12 +64,6 @@ static int wal_fail(struct wal *w, int error)
         log_error("raft log failed", LOG_STR("dir", w->dir), LOG_ERRNO("error", error));
     }
     return error;
-}
-
-static void metric_observe_ns(struct metric *m, uint64_t ns)
-{
-    if (m->family)
-        metric_observe(m, (double)ns / 1e9);
 }
 
 void wal_buffer_reserve(struct wal *w, size_t bytes)
@@ -101,13 +103,15 @@ static int wal_write_buffer(struct wal *w)
     if (!w->unwritten)
         return 0;
     size_t padded = wal_round_up(w->buf_len, WAL_BLOCK_BYTES);
-    check(padded <= w->buf_cap && w->buf_offset + padded <= w->segments[w->n_segments - 1].file_bytes);
+    check(padded <= w->buf_cap &&
+          w->buf_offset + padded <= w->segments[w->n_segments - 1].file_bytes);
     memset(w->buf + w->buf_len, 0, padded - w->buf_len);
     uint64_t start_ns = clock_mono_ns();
     int r = file_write(w->file, w->buf_offset, w->buf, padded);
     if (r < 0)
         return wal_fail(w, err_origin(r));
-    metric_observe_ns(&write_metric, clock_mono_ns() - start_ns);
+    if (write_metric.family)
+        metric_observe(&write_metric, (double)(clock_mono_ns() - start_ns) / 1e9);
     metric_gauge_add(&bytes_metric, (double)padded);
     size_t tail = w->buf_len % WAL_BLOCK_BYTES;
     size_t done = w->buf_len - tail;
@@ -124,17 +128,10 @@ static int wal_sync_file(struct wal *w, struct file *f)
 {
     if (w->unsafe_no_sync)
         return 0;
-    uint64_t start_ns = clock_mono_ns();
     failpoint("walBeforeSync");
     int r = file_sync(f);
     failpoint("walAfterSync");
-    if (r < 0)
-        return wal_fail(w, err_origin(r));
-    uint64_t took_ns = clock_mono_ns() - start_ns;
-    metric_observe_ns(&sync_metric, took_ns);
-    if (took_ns > WAL_SLOW_SYNC_MS * UINT64_C(1000000))
-        log_warn("slow fdatasync", LOG_DURATION("took", took_ns), LOG_DURATION("expected-duration", WAL_SLOW_SYNC_MS * UINT64_C(1000000)));
-    return 0;
+    return r < 0 ? wal_fail(w, err_origin(r)) : 0;
 }
 
 int wal_sync(struct wal *w)
@@ -171,7 +168,8 @@ void wal_segment_push(struct wal *w, const struct wal_segment *s)
 
 static uint64_t segment_bytes_next(const struct wal *w)
 {
-    uint64_t bytes = w->n_segments ? w->largest_bytes * WAL_SEGMENT_GROWTH : WAL_SEGMENT_BYTES_FIRST;
+    uint64_t bytes =
+        w->n_segments ? w->largest_bytes * WAL_SEGMENT_GROWTH : WAL_SEGMENT_BYTES_FIRST;
     return bytes < w->segment_bytes ? bytes : w->segment_bytes;
 }
 
@@ -240,8 +238,9 @@ int wal_segment_switch(struct wal *w, uint64_t need)
     }
     uint64_t bytes_min = wal_round_up(wal_frame_size(WAL_HEADER_BYTES) + need, WAL_BLOCK_BYTES);
     uint64_t bytes_new = segment_bytes_next(w);
+    /* If the background is late, a short one costs least now. */
     if (w->spares.threaded && bytes_new > WAL_SEGMENT_BYTES_FIRST)
-        bytes_new = WAL_SEGMENT_BYTES_FIRST;    /* the background is late: a short one costs least now */
+        bytes_new = WAL_SEGMENT_BYTES_FIRST;
     bytes_new = wal_round_up(bytes_new > bytes_min ? bytes_new : bytes_min, WAL_BLOCK_BYTES);
     uint64_t id;
     struct file *f = NULL;
@@ -298,7 +297,8 @@ int wal_put_open(struct wal *w)
 
 static int put_entry(struct wal *w, const struct raft_entry *e)
 {
-    check(e->index > w->hard_state.commit && e->index >= w->first_index && e->index <= w->last_index + 1);
+    check(e->index > w->hard_state.commit && e->index >= w->first_index &&
+          e->index <= w->last_index + 1);
     struct bytes data = blob_bytes(e->data);
     size_t len = WAL_ENTRY_HEAD_BYTES + data.len;
     if (len > WAL_RECORD_BYTES_MAX)
@@ -329,7 +329,8 @@ static int put_hard_state(struct wal *w, const struct raft_hard_state *hs)
     return 0;
 }
 
-int wal_append(struct wal *w, const struct raft_hard_state *hard_state, const struct raft_entry *entries, size_t n_entries)
+int wal_append(struct wal *w, const struct raft_hard_state *hard_state,
+               const struct raft_entry *entries, size_t n_entries)
 {
     if (w->failed)
         return -EIO;
@@ -356,7 +357,7 @@ int wal_append_snapshot(struct wal *w, uint64_t index, uint64_t term)
         w->snapshot_index = index;
         w->snapshot_term = term;
     }
-    if (index > w->hard_state.commit) {       /* (I4) */
+    if (index > w->hard_state.commit) { /* (I4) */
         w->first_index = index + 1;
         w->last_index = index;
         w->last_term = term;
@@ -380,7 +381,7 @@ int wal_release(struct wal *w, uint64_t index)
     if (n == 0)
         return 0;
     if (r == 0 && !w->unsafe_no_sync)
-        r = dir_sync(w->dir);                 /* before any of the files lives again under another name */
+        r = dir_sync(w->dir); /* before any of the files lives again under another name */
     if (r < 0)
         return wal_fail(w, err_origin(r));
     w->n_segments -= n;
@@ -454,7 +455,8 @@ struct wal *wal_close(struct wal *w)
     bool clean = wal_sync(w) == 0 && !w->unsafe_no_sync;
     int r = clean ? clean_write(w) : 0;
     if (r < 0)
-        log_warn("failed to mark the raft log clean", LOG_STR("dir", w->dir), LOG_ERRNO("error", r));
+        log_warn("failed to mark the raft log clean", LOG_STR("dir", w->dir),
+                 LOG_ERRNO("error", r));
     return wal_free(w);
 }
 

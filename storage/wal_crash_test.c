@@ -1,24 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The raft log under crashes: a seeded walk appends, overwrites, syncs, releases, closes and opens, while calls fail or the power goes out.
- * A model keeps the sequence of records; what comes back must be the state after some prefix of it that holds all that was synced. Nothing
- * a crash leaves may ever be called corrupt.
+ * The raft log under crashes: a seeded walk appends, overwrites, syncs, releases, closes and
+ * opens, while calls fail or the power goes out. A model keeps the sequence of records; what
+ * comes back must be the state after some prefix of it that holds all that was synced. Nothing a
+ * crash leaves may ever be called corrupt.
  *
- * The sweep runs one walk again and again and lets its first call fail, then its second, and so on. The storm draws many faults per walk.
- * WAL_CRASH_SEED=n runs the storm with that seed only, WAL_CRASH_SEEDS=n with the seeds 1 to n.
+ * The sweep runs one walk again and again and lets its first call fail, then its second, and so
+ * on. The storm draws many faults per walk. WAL_CRASH_SEED=n runs the storm with that seed only,
+ * WAL_CRASH_SEEDS=n with the seeds 1 to n.
  */
 #include "storage/wal_test_log.h"
 
 #include "base/log.h"
 #include "base/rng.h"
 
-enum { OPS_MAX = 1 << 14, INDEX_MAX = 1 << 14, SWEEP_STEPS = 600, STORM_STEPS = 500, STORM_SEEDS = 2000 };
+enum {
+    OPS_MAX = 1 << 14,
+    INDEX_MAX = 1 << 14,
+    SWEEP_STEPS = 600,
+    STORM_STEPS = 500,
+    STORM_SEEDS = 1000
+};
 
 enum op_kind { OP_ENTRY, OP_HARD_STATE, OP_SNAPSHOT };
 
 struct op {
     enum op_kind kind;
-    uint64_t index;                   /* ENTRY, SNAPSHOT */
+    uint64_t index; /* ENTRY, SNAPSHOT */
     uint64_t term;
     struct raft_hard_state hard_state;
 };
@@ -39,9 +47,9 @@ struct walk {
     struct op ops[OPS_MAX];
     size_t n_ops;
     size_t n_synced;
-    struct model synced;              /* after n_synced ops */
-    struct model now;                 /* after all of them */
-    uint64_t applied;                 /* the database's durable index */
+    struct model synced; /* after n_synced ops */
+    struct model now;    /* after all of them */
+    uint64_t applied;    /* the database's durable index */
     uint64_t term;
     size_t opens, crashes, failures, torn, lost_ops;
 };
@@ -62,9 +70,7 @@ static void model_apply(struct model *m, const struct op *op)
         m->last_index = op->index;
         m->terms[op->index] = op->term;
         break;
-    case OP_HARD_STATE:
-        m->hard_state = op->hard_state;
-        break;
+    case OP_HARD_STATE: m->hard_state = op->hard_state; break;
     case OP_SNAPSHOT:
         if (op->index > m->snapshot_index)
             m->snapshot_index = op->index;
@@ -109,7 +115,8 @@ static bool entries_match(const struct model *m, const struct wal_recovery *rec)
         return false;
     for (size_t i = 0; i < rec->n_entries; i++) {
         const struct raft_entry *e = &rec->entries[i];
-        if (!test_entry_is(e, first + i, m->terms[first + i], entry_len(first + i, m->terms[first + i])))
+        if (!test_entry_is(e, first + i, m->terms[first + i],
+                           entry_len(first + i, m->terms[first + i])))
             return false;
     }
     return true;
@@ -118,8 +125,8 @@ static bool entries_match(const struct model *m, const struct wal_recovery *rec)
 static bool state_matches(const struct model *m, const struct wal_recovery *rec)
 {
     const struct raft_hard_state *a = &m->hard_state, *b = &rec->hard_state;
-    return a->term == b->term && a->vote == b->vote && a->commit == b->commit && m->snapshot_index == rec->snapshot_index &&
-           entries_match(m, rec);
+    return a->term == b->term && a->vote == b->vote && a->commit == b->commit &&
+           m->snapshot_index == rec->snapshot_index && entries_match(m, rec);
 }
 
 /* Finds the prefix that came back; from here on that is the truth, and durable. */
@@ -127,8 +134,10 @@ static void recovery_check(const struct wal_recovery *rec)
 {
     while (!state_matches(&walk.synced, rec)) {
         if (walk.n_synced == walk.n_ops)
-            fail_msg("seed %llu: what came back is no state since the last sync: %zu entries, commit %llu",
-                     (unsigned long long)walk.seed, rec->n_entries, (unsigned long long)rec->hard_state.commit);
+            fail_msg("seed %llu: what came back is no state since the last sync: %zu entries, "
+                     "commit %llu",
+                     (unsigned long long)walk.seed, rec->n_entries,
+                     (unsigned long long)rec->hard_state.commit);
         model_apply(&walk.synced, &walk.ops[walk.n_synced++]);
     }
     walk.lost_ops += walk.n_ops - walk.n_synced;
@@ -204,11 +213,15 @@ static int step_append(void)
         walk.term++;
     }
     for (size_t i = 0; i < n; i++, index++) {
-        entries[i] = (struct raft_entry){.index = index, .term = walk.term, .type = index % 3,
-                                         .data = test_payload(index, walk.term, entry_len(index, walk.term))};
+        entries[i] = (struct raft_entry){
+            .index = index,
+            .term = walk.term,
+            .type = index % 3,
+            .data = test_payload(index, walk.term, entry_len(index, walk.term))};
         op_push(&(struct op){.kind = OP_ENTRY, .index = index, .term = walk.term});
     }
-    struct op hs = {.kind = OP_HARD_STATE, .hard_state = {.term = walk.term, .vote = below(4), .commit = commit}};
+    struct op hs = {.kind = OP_HARD_STATE,
+                    .hard_state = {.term = walk.term, .vote = below(4), .commit = commit}};
     bool with_state = chance(60);
     if (with_state) {
         if (walk.now.last_index > commit)
@@ -229,17 +242,20 @@ static int step_sync(void)
     return r;
 }
 
-/* Below or at the commit index it records, above it replaces; then the commit index follows and all is synced before the database moves. */
+/* Below or at the commit index it records, above it replaces; then the commit index follows and
+ * all is synced before the database moves. */
 static int step_snapshot(void)
 {
-    struct op op = {.kind = OP_SNAPSHOT, .index = walk.now.last_index + below(40), .term = ++walk.term};
+    struct op op = {
+        .kind = OP_SNAPSHOT, .index = walk.now.last_index + below(40), .term = ++walk.term};
     if (op.index <= walk.now.hard_state.commit)
         op.index += 100;
     op_push(&op);
     int r = wal_append_snapshot(walk.wal, op.index, op.term);
     if (r < 0)
         return r;
-    struct op hs = {.kind = OP_HARD_STATE, .hard_state = {.term = walk.term, .vote = 1, .commit = op.index}};
+    struct op hs = {.kind = OP_HARD_STATE,
+                    .hard_state = {.term = walk.term, .vote = 1, .commit = op.index}};
     op_push(&hs);
     r = wal_append(walk.wal, &hs.hard_state, NULL, 0);
     if (r == 0)
@@ -258,7 +274,8 @@ static int step_apply(void)
     if (most > walk.applied && (walk.synced.first_index <= walk.applied + 1))
         walk.applied += 1 + below(most - walk.applied);
     else if (walk.synced.first_index > walk.applied + 1)
-        walk.applied = walk.synced.snapshot_index;      /* the installation that a crash had interrupted */
+        walk.applied =
+            walk.synced.snapshot_index; /* the installation that a crash had interrupted */
     return chance(50) ? wal_release(walk.wal, walk.applied) : 0;
 }
 
@@ -307,7 +324,13 @@ static void walk_start(uint64_t seed, bool storm)
     fault_reset(seed ^ 0x5eed);
 }
 
-/* Ends with a power loss, so that what the last open promised is put to the test, and with a reader's opinion. */
+static int visit_nothing(void *arg, const struct wal_record *record)
+{
+    return 0;
+}
+
+/* Ends with a power loss, so that what the last open promised is put to the test, and with a
+ * reader's opinion. */
 static void walk_run(size_t steps)
 {
     walk_open();
@@ -323,6 +346,10 @@ static void walk_run(size_t steps)
     power_cycle();
     walk.storm = false;
     walk_open();
+    char *error = NULL;
+    int r = wal_read(DIR, visit_nothing, NULL, &error);
+    if (r)
+        fail_msg("seed %llu: %s", (unsigned long long)walk.seed, error ? error : "wal_read failed");
     walk.wal = wal_close(walk.wal);
 }
 
@@ -360,9 +387,10 @@ static void test_storm(void **state)
         walk_start(seed, true);
         walk_run(STORM_STEPS);
     }
-    print_message("seeds %llu to %llu: %zu opens, %zu power losses, %zu failed calls, %zu torn tails, %zu unsynced records lost\n",
-                  (unsigned long long)first, (unsigned long long)(first + n - 1), walk.opens, walk.crashes, walk.failures, walk.torn,
-                  walk.lost_ops);
+    print_message("seeds %llu to %llu: %zu opens, %zu power losses, %zu failed calls, %zu torn "
+                  "tails, %zu unsynced records lost\n",
+                  (unsigned long long)first, (unsigned long long)(first + n - 1), walk.opens,
+                  walk.crashes, walk.failures, walk.torn, walk.lost_ops);
     assert_true(only || (walk.crashes > 1000 && walk.torn > 100 && walk.lost_ops > 100));
 }
 

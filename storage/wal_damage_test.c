@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The raft log when bits of it are not what they were: every bit of a small log flipped, its files cut at every byte, sectors and whole
- * files lost. The answer is exact for each place: refused; or, for the last write before an unclean stop, a torn tail that is cut off.
+ * The raft log when bits of it are not what they were: every bit of a small log flipped, its
+ * files cut at every byte, sectors and whole files lost. The answer is exact for each place:
+ * refused; or, for the last write before an unclean stop, a torn tail that is cut off.
  */
 #include "storage/wal_test_log.h"
 
@@ -13,9 +14,9 @@ enum { LOG_ENTRIES = 62, LOG_BEFORE_LAST = 60, LOG_COMMIT = 59, LOG_COMMIT_BEFOR
 struct log_map {
     struct fault_image *image;
     char *paths[8];
-    uint64_t ends[8];                 /* where the frames of each segment end */
+    uint64_t ends[8]; /* where the frames of each segment end */
     size_t n;
-    uint64_t last_write;              /* offset in the last segment */
+    uint64_t last_write; /* offset in the last segment */
 };
 
 static void map_segment(struct log_map *m, const struct wal *w)
@@ -65,7 +66,8 @@ static void log_free(struct log_map *m)
 
 enum outcome { REFUSED, WHOLE, WITHOUT_LAST };
 
-/* Nothing but a prefix of the truth may come back, and at most the last write may be missing from it. */
+/* Nothing but a prefix of the truth may come back, and at most the last write may be missing
+ * from it. */
 static enum outcome outcome_of(const struct wal_recovery *rec)
 {
     assert_true(rec->n_entries >= LOG_BEFORE_LAST && rec->n_entries <= LOG_ENTRIES);
@@ -93,6 +95,17 @@ static void outcome_continue(struct wal *w, uint64_t n)
     wal_abandon(w);
 }
 
+static bool open_refused(void)
+{
+    struct wal_options o = test_options();
+    struct wal_recovery rec;
+    struct wal *w = NULL;
+    int r = wal_open(&w, &o, &rec);
+    wal_recovery_deinit(&rec);
+    wal_abandon(w);
+    return r == WAL_E_CORRUPT;
+}
+
 static enum outcome open_damaged(void)
 {
     struct wal_options o = test_options();
@@ -104,7 +117,7 @@ static enum outcome open_damaged(void)
     if (r == WAL_E_CORRUPT) {
         assert_null(w);
         assert_non_null(rec.error);
-        assert_int_equal(fault_calls(), calls);       /* nothing was changed */
+        assert_int_equal(fault_calls(), calls); /* nothing was changed */
     } else {
         assert_int_equal(r, 0);
         outcome = outcome_of(&rec);
@@ -139,7 +152,8 @@ static void flip_every_bit(bool clean)
             fault_flip(m.paths[i], bit);
             enum outcome got = open_damaged();
             if (got != outcome_due(&m, i, bit / 8, clean))
-                fail_msg("segment %zu bit %zu of byte %zu: outcome %d", i, (size_t)bit % 8, (size_t)bit / 8, got);
+                fail_msg("segment %zu bit %zu of byte %zu: outcome %d", i, (size_t)bit % 8,
+                         (size_t)bit / 8, got);
             seen[got]++;
         }
     }
@@ -267,11 +281,13 @@ static void test_forged_frame(void **state)
         test_append(w, 1, 1, 1);
         assert_int_equal(wal_sync(w), 0);
         uint64_t at = w->buf_offset + w->buf_len;
-        uint64_t place = wal_lsn(w) + WAL_FRAME_BYTES + WAL_ENTRY_HEAD_BYTES + 4;      /* the next aligned place in the value */
+        uint64_t place = wal_lsn(w) + WAL_FRAME_BYTES + WAL_ENTRY_HEAD_BYTES +
+                         4; /* the next aligned place in the value */
         struct raft_entry e = {.index = 2, .term = 1, .data = blob_new(200)};
         memset(e.data->data, 0, 200);
         uint32_t chain = 0;
-        struct wal_frame f = {.type = WAL_TYPE_OPEN, .generation = 9, .lsn = place, .durable_lsn = place};
+        struct wal_frame f = {
+            .type = WAL_TYPE_OPEN, .generation = 9, .lsn = place, .durable_lsn = place};
         wal_frame_seal(e.data->data + 4, &f, knows_salt ? test_options().salt : 0, &chain);
         assert_int_equal(wal_append(w, NULL, &e, 1), 0);
         blob_unref(e.data);
@@ -310,6 +326,89 @@ static void test_release_half_done(void **state)
     log_free(&m);
 }
 
+/* Whether the log takes a well-formed frame at its end that differs from a true one in one
+ * respect. */
+static bool takes_frame(int difference)
+{
+    struct wal *w = test_create();
+    test_append(w, 1, 5, 1);
+    struct wal_recovery rec;
+    assert_int_equal(wal_sync(w), 0);
+    uint64_t at = w->buf_offset + w->buf_len;
+    struct wal_frame f = {.type = WAL_TYPE_ENTRY,
+                          .lsn = wal_lsn(w),
+                          .durable_lsn = w->durable_lsn,
+                          .generation = w->generation,
+                          .payload = bytes_of(NULL, WAL_ENTRY_HEAD_BYTES)};
+    uint32_t chain = w->chain, salt = w->salt;
+    wal_abandon(w);
+    f.lsn += difference == 1 ? 8 : 0;
+    f.generation -= difference == 2;
+    chain ^= difference == 3;
+    salt ^= difference == 4;
+    uint8_t bytes[64] = {0};
+    wal_entry_head_put(bytes + WAL_FRAME_BYTES, &(struct raft_entry){.index = 6, .term = 1});
+    wal_frame_seal(bytes, &f, salt, &chain);
+    _cleanup_(mem_freep) char *path = wal_path_segment(DIR, 1);
+    fault_patch(path, at, bytes, wal_frame_size(WAL_ENTRY_HEAD_BYTES));
+    w = test_open(0, &rec);
+    assert_int_equal(w->generation, 2);
+    size_t n = rec.n_entries;
+    wal_recovery_deinit(&rec);
+    wal_close(w);
+    return n == 6;
+}
+
+/* What an earlier life of the file or a torn tail left behind, should it ever stand in the right
+ * place. */
+static void test_stale_frames(void **state)
+{
+    assert_true(takes_frame(0));
+    for (int difference = 1; difference <= 4; difference++)
+        assert_false(takes_frame(difference));
+}
+
+/* The last frame of a full segment is gone, and nothing in the state shows it. */
+static void test_segment_end(void **state)
+{
+    struct wal *w = test_create();
+    test_append(w, 1, 1, 1);
+    uint64_t last = 0;
+    while (w->n_segments == 1) {
+        last = w->buf_offset + w->buf_len;
+        test_commit(w, 1, 1);
+    }
+    test_append(w, 2, 3, 1);
+    assert_int_equal(wal_sync(w), 0);
+    wal_abandon(w);
+    _cleanup_(mem_freep) char *path = wal_path_segment(DIR, 1);
+    fault_flip(path, 8 * (last - 20));
+    assert_true(open_refused());
+}
+
+/* After an orderly stop and a new start: the first record of the new process is damaged, later
+ * ones are not. */
+static void test_damage_after_clean(void **state)
+{
+    struct wal *w = test_create();
+    test_append(w, 1, 5, 1);
+    wal_close(w);
+    assert_int_not_equal(fault_size(DIR "/" WAL_CLEAN_NAME), 0);
+    struct wal_recovery rec;
+    w = test_open(0, &rec);
+    wal_recovery_deinit(&rec);
+    assert_int_equal(fault_size(DIR "/" WAL_CLEAN_NAME), 0);
+    uint64_t end = w->buf_offset + w->buf_len;
+    test_append(w, 6, 7, 1);
+    assert_int_equal(wal_sync(w), 0);
+    test_append(w, 8, 8, 1);
+    assert_int_equal(wal_sync(w), 0);
+    wal_abandon(w);
+    _cleanup_(mem_freep) char *path = wal_path_segment(DIR, 1);
+    fault_flip(path, 8 * (end - 20));
+    assert_true(open_refused());
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +421,9 @@ int main(void)
         cmocka_unit_test(test_old_damage),
         cmocka_unit_test(test_forged_frame),
         cmocka_unit_test(test_release_half_done),
+        cmocka_unit_test(test_stale_frames),
+        cmocka_unit_test(test_segment_end),
+        cmocka_unit_test(test_damage_after_clean),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     fault_reset(0);

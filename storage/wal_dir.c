@@ -2,13 +2,14 @@
 /*
  * The names in the directory of the raft log. Thread: any; nothing is kept.
  *
- *   %016x.log       a segment; the name is its sequence number. Its header was durable before it got this name.
- *   spare-%016x     a file that was written once and may become a segment; its contents mean nothing.
+ *   %016x.log       a segment; the name is its sequence number. Its header was durable before.
+ *   spare-%016x     a file that was written once and may become a segment; means nothing.
  *   *.tmp           unfinished; removed at the next open.
  *   CLEAN           the last stop was orderly (wal_open.c).
  *
- * Other names are left alone. A release renames the oldest segments one after the other; a crash may leave any of them under the old
- * name, so only the newest run of consecutive numbers counts. Whether that run is enough is for the indices in its headers to say.
+ * Other names are left alone. A release renames the oldest segments one after the other; a crash
+ * may leave any of them under the old name, so only the newest run of consecutive numbers
+ * counts. Whether that run is enough is for the indices in its headers to say.
  */
 #include "storage/wal_internal.h"
 
@@ -46,9 +47,11 @@ static int visit_name(void *arg, const char *name)
     struct wal_dir *d = arg;
     size_t len = strlen(name);
     uint64_t number;
-    if (len == HEX_DIGITS + 4 && parse_hex(name, &number) && strcmp(name + HEX_DIGITS, ".log") == 0) {
+    if (len == HEX_DIGITS + 4 && parse_hex(name, &number) &&
+        strcmp(name + HEX_DIGITS, ".log") == 0) {
         push_number(&d->seqs, &d->n_seqs, number);
-    } else if (len == HEX_DIGITS + 6 && strncmp(name, "spare-", 6) == 0 && parse_hex(name + 6, &number)) {
+    } else if (len == HEX_DIGITS + 6 && strncmp(name, "spare-", 6) == 0 &&
+               parse_hex(name + 6, &number)) {
         push_number(&d->spares, &d->n_spares, number);
     } else if (len > 4 && strcmp(name + len - 4, ".tmp") == 0) {
         d->garbage = mem_realloc(d->garbage, (d->n_garbage + 1) * sizeof(*d->garbage));

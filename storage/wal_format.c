@@ -9,17 +9,19 @@
  *      8  u64  lsn: position of this frame in the log since its first byte ever
  *     16  u64  durable_lsn: everything before it was synced when this frame was written
  *     24  u8   type, u8 subtype, u16 zero
- *     28  u32  crc of payload and padding, preceded by the header crc, seeded with the crc of the frame before (the chain)
+ *     28  u32  crc of header crc, payload and padding, seeded with that of the frame before (chain)
  *     32  u32  header crc, of bytes 0 to 27, seeded with the salt
  *     36       payload
  *
  * Invariants
- *  (I1) A header is believed only after its own crc, so a damaged length is never followed; and no length sits across two sectors,
- *       because frames are 8-byte aligned.
- *  (I2) The salt is random per log and not known to clients: no value that is stored can pass for a frame.
- *  (I3) Every bit of a frame is under one of the two checksums: the header crc itself is under the other one, and the other one
- *       is what the comparison is made with.
- *  (I4) Nothing here trusts its input: all functions called *_get and *_parse return false on bytes that are not of their form.
+ *  (I1) A header is believed only after its own crc, so a damaged length is never followed; and
+ *       no length sits across two sectors, because frames are 8-byte aligned.
+ *  (I2) The salt is random per log and not known to clients: no value that is stored can pass
+ *       for a frame.
+ *  (I3) Every bit of a frame is under one of the two checksums: the header crc itself is under
+ *       the other one, and the other one is what the comparison is made with.
+ *  (I4) Nothing here trusts its input: all functions called *_get and *_parse return false on
+ *       bytes that are not of their form.
  */
 #include "storage/wal_format.h"
 
@@ -27,7 +29,15 @@
 #include "base/digest.h"
 
 enum {
-    AT_LENGTH = 0, AT_GENERATION = 4, AT_LSN = 8, AT_DURABLE = 16, AT_TYPE = 24, AT_SUBTYPE = 25, AT_ZERO = 26, AT_CRC = 28, AT_HEADER_CRC = 32,
+    AT_LENGTH = 0,
+    AT_GENERATION = 4,
+    AT_LSN = 8,
+    AT_DURABLE = 16,
+    AT_TYPE = 24,
+    AT_SUBTYPE = 25,
+    AT_ZERO = 26,
+    AT_CRC = 28,
+    AT_HEADER_CRC = 32,
 };
 
 static const char header_magic[8] = {'C', 'a', 'i', 'r', 'n', 'L', 'o', 'g'};
@@ -89,8 +99,10 @@ void wal_header_put(uint8_t *p, const struct wal_header *h)
     u32_be_put(p + 12, h->salt);
     u32_be_put(p + 16, h->chain);
     u32_be_put(p + 20, 0);
-    const uint64_t fields[] = {h->cluster_id, h->member_id, h->seq, h->file_bytes, h->first_index, h->last_index, h->last_term,
-                               h->hard_state.term, h->hard_state.vote, h->hard_state.commit, h->snapshot_index, h->snapshot_term};
+    const uint64_t fields[] = {h->cluster_id,        h->member_id,       h->seq,
+                               h->file_bytes,        h->first_index,     h->last_index,
+                               h->last_term,         h->hard_state.term, h->hard_state.vote,
+                               h->hard_state.commit, h->snapshot_index,  h->snapshot_term};
     size_t at = 24;
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++, at += 8)
         u64_be_put(p + at, fields[i]);
@@ -113,7 +125,9 @@ bool wal_header_get(struct bytes payload, struct wal_header *ret)
         .first_index = u64_be_get(p + 56),
         .last_index = u64_be_get(p + 64),
         .last_term = u64_be_get(p + 72),
-        .hard_state = {.term = u64_be_get(p + 80), .vote = u64_be_get(p + 88), .commit = u64_be_get(p + 96)},
+        .hard_state = {.term = u64_be_get(p + 80),
+                       .vote = u64_be_get(p + 88),
+                       .commit = u64_be_get(p + 96)},
         .snapshot_index = u64_be_get(p + 104),
         .snapshot_term = u64_be_get(p + 112),
     };
@@ -124,10 +138,12 @@ bool wal_header_parse(struct bytes block, struct wal_frame *ret_frame, struct wa
 {
     size_t size = wal_frame_size(WAL_HEADER_BYTES);
     struct wal_header h;
-    if (block.len < size || !wal_header_get(bytes_of(block.data + WAL_FRAME_BYTES, WAL_HEADER_BYTES), &h))
+    if (block.len < size ||
+        !wal_header_get(bytes_of(block.data + WAL_FRAME_BYTES, WAL_HEADER_BYTES), &h))
         return false;
     struct wal_frame f;
-    if (!wal_frame_parse(block.data, h.salt, &f) || f.type != WAL_TYPE_SEGMENT || f.size != size || f.payload.len != WAL_HEADER_BYTES)
+    if (!wal_frame_parse(block.data, h.salt, &f) || f.type != WAL_TYPE_SEGMENT || f.size != size ||
+        f.payload.len != WAL_HEADER_BYTES)
         return false;
     if (!wal_frame_verify(block.data, &f, h.chain))
         return false;
@@ -151,7 +167,8 @@ bool wal_entry_get(const struct wal_frame *f, struct raft_entry *ret, struct byt
         .term = u64_be_get(f->payload.data + 8),
         .type = f->subtype,
     };
-    *ret_data = bytes_of(f->payload.data + WAL_ENTRY_HEAD_BYTES, f->payload.len - WAL_ENTRY_HEAD_BYTES);
+    *ret_data =
+        bytes_of(f->payload.data + WAL_ENTRY_HEAD_BYTES, f->payload.len - WAL_ENTRY_HEAD_BYTES);
     return ret->index > 0;
 }
 

@@ -19,13 +19,15 @@
 #include "storage/wal_format.h"
 
 enum {
-    WAL_BUFFER_BYTES_MAX = 1 << 20,       /* frames kept in memory before they are written; one larger frame may exceed it */
-    WAL_SEGMENT_BYTES_FIRST = 1 << 20,    /* a new log starts small, so that its first file costs a millisecond; each next one is */
-    WAL_SEGMENT_GROWTH = 4,               /* this many times larger, up to segment_bytes */
+    /* Frames kept in memory before they are written; one larger frame may exceed it. */
+    WAL_BUFFER_BYTES_MAX = 1 << 20,
+    /* A new log starts small, so that its first file costs a millisecond or two; each next one is
+     * that many times larger, up to segment_bytes. */
+    WAL_SEGMENT_BYTES_FIRST = 1 << 20,
+    WAL_SEGMENT_GROWTH = 4,
     WAL_READ_CHUNK_BYTES = 256 << 10,
     WAL_SPARES_MAX = 8,
-    WAL_FILE_BYTES_MAX = WAL_RECORD_BYTES_MAX + (WAL_RECORD_BYTES_MAX / 4),
-    WAL_SLOW_SYNC_MS = 1000,              /* etcd's threshold for its warning */
+    WAL_REMOVALS_MAX = 64,
 };
 
 #define WAL_CLEAN_NAME "CLEAN"
@@ -33,50 +35,52 @@ enum {
 /* ---- wal_reader.c ---- */
 
 enum {
-    WAL_READER_END = 1,                   /* no valid frame at offset: the end, torn or damaged */
-    WAL_READER_BAD = 2,                   /* no crash can have left this; problem says what it is */
+    WAL_READER_END = 1, /* no valid frame at offset: the end, torn or damaged */
+    WAL_READER_BAD = 2, /* no crash can have left this; problem says what it is */
 };
 
 struct wal_reader {
     struct file *file;
-    const char *path;                     /* borrowed */
+    const char *path; /* borrowed */
     struct wal_header header;
     uint64_t base_lsn;
-    uint64_t offset;                      /* of the next frame */
-    uint64_t frame_offset;                /* of the frame returned last */
+    uint64_t offset;       /* of the next frame */
+    uint64_t frame_offset; /* of the frame returned last */
     uint32_t chain;
     uint32_t generation;
-    uint64_t durable_lsn;                 /* highest that a frame claimed */
+    uint64_t durable_lsn; /* highest that a frame claimed */
     const char *problem;
     uint8_t *buf;
     size_t buf_cap;
     size_t buf_len;
     uint64_t buf_offset;
-    size_t chunk_bytes;                   /* read at a time */
+    size_t chunk_bytes; /* read at a time */
 };
 
-int wal_reader_open(struct wal_reader *r, const char *path);         /* WAL_READER_BAD: no segment header */
-void wal_reader_close(struct wal_reader *r);                         /* accepts a zeroed one */
-int wal_reader_next(struct wal_reader *r, struct wal_frame *ret);    /* payload is borrowed until the next call */
+int wal_reader_open(struct wal_reader *r, const char *path); /* WAL_READER_BAD: no segment header */
+void wal_reader_close(struct wal_reader *r);                 /* accepts a zeroed one */
+/* The payload is borrowed until the next call. */
+int wal_reader_next(struct wal_reader *r, struct wal_frame *ret);
 static inline uint64_t wal_reader_lsn(const struct wal_reader *r)
 {
     return r->base_lsn + r->offset;
 }
-/* After WAL_READER_END: looks at what lies behind. *ret_proof is the offset of a frame which proves that there was more, durably, or 0;
- * *ret_torn_bytes the length of what remains of an unfinished write. */
+/* After WAL_READER_END: looks at what lies behind. *ret_proof is the offset of a frame which
+ * proves that there was more, durably, or 0; *ret_torn_bytes the length of what remains of an
+ * unfinished write. */
 int wal_reader_judge(struct wal_reader *r, uint64_t *ret_proof, uint64_t *ret_torn_bytes);
 
 /* ---- wal_dir.c ---- */
 
 struct wal_dir {
-    uint64_t *seqs;                       /* ascending */
+    uint64_t *seqs; /* ascending */
     size_t n_seqs;
-    size_t first;                         /* seqs[first..] have no gap; those before are leftovers of a release */
+    size_t first; /* seqs[first..] have no gap; those before are leftovers of a release */
     uint64_t *spares;
     size_t n_spares;
-    char **garbage;                       /* unfinished files */
+    char **garbage; /* unfinished files */
     size_t n_garbage;
-    bool clean;                           /* there is a clean marker */
+    bool clean; /* there is a clean marker */
 };
 
 int wal_dir_list(const char *dir, struct wal_dir *ret);
@@ -98,7 +102,7 @@ struct wal_spare {
 struct wal_spares {
     char *dir;
     uint32_t kept_max;
-    uint64_t segment_bytes;               /* recycled files of another size are not kept */
+    uint64_t segment_bytes; /* recycled files of another size are not kept */
     bool threaded;
     bool started;
     pthread_t thread;
@@ -107,19 +111,25 @@ struct wal_spares {
     struct wal_spare ready[WAL_SPARES_MAX];
     size_t n_ready;
     uint64_t id_next;
-    uint64_t wanted_bytes;                /* the thread is to make one of this size; 0 = nothing */
+    uint64_t wanted_bytes;               /* the thread is to make one of this size; 0 = nothing */
+    uint64_t removals[WAL_REMOVALS_MAX]; /* and to remove these */
+    size_t n_removals;
     bool stopping;
 };
 
+/* Functions that return int: 0 or -errno. */
 void wal_spares_init(struct wal_spares *s, const char *dir, const struct wal_options *options);
 /* Takes over a spare file found at open, or removes it. */
 int wal_spares_adopt(struct wal_spares *s, uint64_t id);
-void wal_spares_deinit(struct wal_spares *s);                        /* stops the thread; accepts a zeroed one */
+void wal_spares_deinit(struct wal_spares *s); /* stops the thread; accepts a zeroed one */
 /* Asks for a file of that size to be made in the background, unless one is there. */
 void wal_spares_want(struct wal_spares *s, uint64_t bytes);
-/* A file of at least min_bytes, written once: a ready one, else a new one of new_bytes. Its name is wal_path_spare(*ret_id). */
-int wal_spares_take(struct wal_spares *s, uint64_t min_bytes, uint64_t new_bytes, uint64_t *ret_id, struct file **ret);
-/* The file at path is not needed any more: keeps it as a spare, or removes it. The caller syncs the directory before the next take. */
+/* A file of at least min_bytes, written once: a ready one, else a new one of new_bytes. Its name
+ * is wal_path_spare(*ret_id). */
+int wal_spares_take(struct wal_spares *s, uint64_t min_bytes, uint64_t new_bytes, uint64_t *ret_id,
+                    struct file **ret);
+/* The file at path is not needed any more: keeps it as a spare, or removes it. The caller syncs
+ * the directory before the next take. */
 int wal_spares_give(struct wal_spares *s, const char *path, uint64_t bytes);
 
 /* ---- wal.c ---- */
@@ -127,7 +137,7 @@ int wal_spares_give(struct wal_spares *s, const char *path, uint64_t bytes);
 struct wal_segment {
     uint64_t seq;
     uint64_t base_lsn;
-    uint64_t last_index;                  /* last entry before this segment */
+    uint64_t last_index; /* last entry before this segment */
     uint64_t file_bytes;
 };
 
@@ -138,22 +148,22 @@ struct wal {
     uint64_t segment_bytes;
     bool unsafe_no_sync;
     bool keep_all;
-    int failed;                           /* the first error; all later calls fail */
+    int failed; /* the first error; all later calls fail */
 
-    struct wal_segment *segments;         /* oldest first; the last is being written */
+    struct wal_segment *segments; /* oldest first; the last is being written */
     size_t n_segments;
     size_t cap_segments;
-    uint64_t largest_bytes;               /* of all segments seen */
-    struct file *file;                    /* of the last segment */
+    uint64_t largest_bytes; /* of all segments seen */
+    struct file *file;      /* of the last segment */
     struct wal_spares spares;
 
-    uint8_t *buf;                         /* block-aligned in memory and in the file */
+    uint8_t *buf; /* block-aligned in memory and in the file */
     size_t buf_cap;
     size_t buf_len;
-    uint64_t buf_offset;                  /* file offset of buf[0] */
-    bool unwritten;                       /* buf holds frames that are not in the file */
-    bool unsynced;                        /* the file holds frames that are not synced */
-    bool want_sent;                       /* the next segment is ordered */
+    uint64_t buf_offset; /* file offset of buf[0] */
+    bool unwritten;      /* buf holds frames that are not in the file */
+    bool unsynced;       /* the file holds frames that are not synced */
+    bool want_sent;      /* the next segment is ordered */
 
     uint64_t durable_lsn;
     uint32_t chain;
@@ -161,7 +171,7 @@ struct wal {
     uint32_t salt;
 
     struct raft_hard_state hard_state;
-    uint64_t first_index;                 /* since the last reset by a snapshot */
+    uint64_t first_index; /* since the last reset by a snapshot */
     uint64_t last_index;
     uint64_t last_term;
     uint64_t snapshot_index;
@@ -179,7 +189,8 @@ static inline uint64_t wal_lsn(const struct wal *w)
     return w->segments[w->n_segments - 1].base_lsn + w->buf_offset + w->buf_len;
 }
 void wal_segment_push(struct wal *w, const struct wal_segment *s);
-/* Ends the current segment, if there is one, and starts the next with room for need bytes after its header. */
+/* Ends the current segment, if there is one, and starts the next with room for need bytes after
+ * its header. */
 int wal_segment_switch(struct wal *w, uint64_t need);
 int wal_put_open(struct wal *w);
 void wal_buffer_reserve(struct wal *w, size_t bytes);

@@ -1,20 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opening the raft log: reads what is there, decides whether it is whole, and puts it in order for writing.
+ * Opening the raft log: reads what is there, decides whether it is whole, and puts it in order
+ * for writing.
  *
- *   list -> headers -> replay -> judge the end -> compare with the database -> (only now changes anything) rewrite the tail, sync
+ *   list -> headers -> replay -> judge the end -> compare with the database
+ *        -> (only now is anything changed) rewrite the tail, sync
  *
  * Thread: the composition root, before the owner runs.
  *
  * Invariants
- *  (I1) Nothing on disk is changed before everything has been checked. A log that is refused is left as it was.
- *  (I2) Only what is needed is read in full: from the newest segment whose header says that all entries before it are applied. Of older
- *       ones the header is read. Damage in them can't reach the state, since the database holds what they said; `log verify` finds it.
- *  (I3) After an unclean stop everything behind the highest durable_lsn in the log is written again and synced before wal_open() returns:
- *       a sync that failed may have left pages that can be read here but are not on the disk. What lies before was synced successfully.
- *  (I4) Each open writes a record with a new generation, so that remains of a torn tail can never be taken for the log (wal_reader.c I2).
- *  (I5) The clean marker says where the log ends and is gone, durably, before anything is written behind that end. With it, a log that is
- *       one byte shorter is damage, and nothing behind the end needs to be read.
+ *  (I1) Nothing on disk is changed before everything has been checked. A log that is refused is
+ *       left as it was.
+ *  (I2) Only what is needed is read in full: from the newest segment whose header says that all
+ *       entries before it are applied. Of older ones the header is read. Damage in them can't
+ *       reach the state, since the database holds what they said; `log verify` finds it.
+ *  (I3) After an unclean stop everything behind the highest durable_lsn in the log is written
+ *       again and synced before wal_open() returns: a sync that failed may have left pages that
+ *       can be read here but are not on the disk. What lies before was synced successfully.
+ *  (I4) Each open writes a record with a new generation, so that remains of a torn tail can
+ *       never be taken for the log (wal_reader.c I2).
+ *  (I5) The clean marker says where the log ends and is gone, durably, before anything is
+ *       written behind that end. With it, a log that is one byte shorter is damage, and nothing
+ *       behind the end needs to be read.
  */
 #include "storage/wal_internal.h"
 
@@ -41,7 +48,7 @@ struct opening {
     struct opening_segment *segments;
     size_t n_segments;
     struct wal_replay replay;
-    struct wal_reader reader;             /* the last segment, read to its end */
+    struct wal_reader reader; /* the last segment, read to its end */
     bool clean;
     uint64_t torn_bytes;
 };
@@ -56,13 +63,15 @@ static void opening_deinit(struct opening *o)
     wal_dir_deinit(&o->dir);
 }
 
-static int opening_corrupt(struct opening *o, const char *path, uint64_t offset, const char *problem)
+static int opening_corrupt(struct opening *o, const char *path, uint64_t offset,
+                           const char *problem)
 {
     o->recovery->error = mem_printf("%s: damaged at offset %" PRIu64 ": %s", path, offset, problem);
     return WAL_E_CORRUPT;
 }
 
-static const char *header_problem(const struct opening_segment *s, uint64_t seq, const struct opening_segment *before)
+static const char *header_problem(const struct opening_segment *s, uint64_t seq,
+                                  const struct opening_segment *before)
 {
     const struct wal_header *h = &s->header;
     if (h->seq != seq)
@@ -72,7 +81,8 @@ static const char *header_problem(const struct opening_segment *s, uint64_t seq,
     const struct wal_header *b = &before->header;
     if (h->salt != b->salt || h->cluster_id != b->cluster_id || h->member_id != b->member_id)
         return "the header is that of another log";
-    if (s->base_lsn <= before->base_lsn || s->base_lsn > before->base_lsn + b->file_bytes || s->generation < before->generation)
+    if (s->base_lsn <= before->base_lsn || s->base_lsn > before->base_lsn + b->file_bytes ||
+        s->generation < before->generation)
         return "the header does not continue the segment before it";
     return NULL;
 }
@@ -106,10 +116,13 @@ static int opening_headers(struct opening *o)
     const struct wal_options *want = o->options;
     o->recovery->cluster_id = h->cluster_id;
     o->recovery->member_id = h->member_id;
-    if ((!want->cluster_id || want->cluster_id == h->cluster_id) && (!want->member_id || want->member_id == h->member_id))
+    if ((!want->cluster_id || want->cluster_id == h->cluster_id) &&
+        (!want->member_id || want->member_id == h->member_id))
         return 0;
-    o->recovery->error = mem_printf("%s: the log belongs to member %" PRIx64 " of cluster %" PRIx64 ", not to member %" PRIx64
-                                    " of cluster %" PRIx64, want->dir, h->member_id, h->cluster_id, want->member_id, want->cluster_id);
+    o->recovery->error =
+        mem_printf("%s: the log belongs to member %" PRIx64 " of cluster %" PRIx64
+                   ", not to member %" PRIx64 " of cluster %" PRIx64,
+                   want->dir, h->member_id, h->cluster_id, want->member_id, want->cluster_id);
     return WAL_E_FOREIGN;
 }
 
@@ -142,8 +155,10 @@ static int opening_replay_segment(struct opening *o, size_t i)
     if (e || i + 1 == o->n_segments)
         return e;
     struct opening_segment *next = s + 1;
-    if (wal_reader_lsn(r) != next->base_lsn || r->chain != next->header.chain || r->generation > next->generation)
-        return opening_corrupt(o, s->path, r->offset, "a record is missing or altered, and there is a later segment");
+    if (wal_reader_lsn(r) != next->base_lsn || r->chain != next->header.chain ||
+        r->generation > next->generation)
+        return opening_corrupt(o, s->path, r->offset,
+                               "a record is missing or altered, and there is a later segment");
     const char *problem = wal_replay_compare(&o->replay, &next->header);
     return problem ? opening_corrupt(o, next->path, 0, problem) : 0;
 }
@@ -174,8 +189,10 @@ static int opening_judge(struct opening *o)
         return e;
     if (o->dir.clean && !found)
         log_warn("the raft log's clean marker is not readable", LOG_STR("dir", o->options->dir));
-    if (found && (clean.lsn > wal_reader_lsn(r) || (clean.lsn == wal_reader_lsn(r) && clean.chain != r->chain)))
-        return opening_corrupt(o, r->path, r->offset, "a record is missing or altered, and the last stop was clean");
+    if (found && (clean.lsn > wal_reader_lsn(r) ||
+                  (clean.lsn == wal_reader_lsn(r) && clean.chain != r->chain)))
+        return opening_corrupt(o, r->path, r->offset,
+                               "a record is missing or altered, and the last stop was clean");
     o->clean = found && clean.lsn == wal_reader_lsn(r);
     if (o->clean)
         return 0;
@@ -184,7 +201,9 @@ static int opening_judge(struct opening *o)
     if (e < 0)
         return e;
     if (proof)
-        return opening_corrupt(o, r->path, r->offset, "a record is missing or altered, and a later one proves that it was synced");
+        return opening_corrupt(
+            o, r->path, r->offset,
+            "a record is missing or altered, and a later one proves that it was synced");
     return 0;
 }
 
@@ -193,15 +212,17 @@ static int opening_compare(struct opening *o)
     const struct wal_replay *p = &o->replay;
     uint64_t applied = o->options->applied_index;
     if (p->last_index < applied) {
-        o->recovery->error = mem_printf("%s: the log ends at index %" PRIu64 ", but the database has applied %" PRIu64, o->options->dir,
-                                        p->last_index, applied);
+        o->recovery->error = mem_printf("%s: the log ends at index %" PRIu64
+                                        ", but the database has applied %" PRIu64,
+                                        o->options->dir, p->last_index, applied);
         return WAL_E_CORRUPT;
     }
     /* A snapshot that is not in the database yet, or the entry behind the applied one. */
     uint64_t want = p->first_index > applied + 1 ? p->first_index : applied + 1;
     uint64_t first = p->n_entries ? p->entries[0].index : p->last_index + 1;
     if (first != want) {
-        o->recovery->error = mem_printf("%s: the log begins at index %" PRIu64 ", but the database has applied only %" PRIu64,
+        o->recovery->error = mem_printf("%s: the log begins at index %" PRIu64
+                                        ", but the database has applied only %" PRIu64,
                                         o->options->dir, first, applied);
         return WAL_E_CORRUPT;
     }
@@ -242,13 +263,16 @@ static struct wal *opening_writer(struct opening *o)
     w->snapshot_term = p->snapshot_term;
     for (size_t i = 0; i < o->n_segments; i++) {
         const struct opening_segment *s = &o->segments[i];
-        wal_segment_push(w, &(struct wal_segment){.seq = s->header.seq, .base_lsn = s->base_lsn,
-                             .last_index = s->header.last_index, .file_bytes = s->header.file_bytes});
+        wal_segment_push(w, &(struct wal_segment){.seq = s->header.seq,
+                                                  .base_lsn = s->base_lsn,
+                                                  .last_index = s->header.last_index,
+                                                  .file_bytes = s->header.file_bytes});
     }
     return w;
 }
 
-/* Puts everything that may not be on the disk into the writer's buffer, as if it had just been appended (I3). */
+/* Puts everything that may not be on the disk into the writer's buffer, as if it had just been
+ * appended (I3). */
 static int opening_load_tail(struct opening *o, struct wal *w)
 {
     const struct wal_reader *r = &o->reader;
@@ -269,7 +293,8 @@ static int opening_load_tail(struct opening *o, struct wal *w)
     return e < 0 ? err_origin(e) : 0;
 }
 
-/* Removes what no part of the log is: unfinished files, segments whose release a crash interrupted. */
+/* Removes what no part of the log is: unfinished files, segments whose release a crash
+ * interrupted. */
 static int opening_tidy(struct opening *o, struct wal *w)
 {
     int r = 0;
@@ -286,7 +311,8 @@ static int opening_tidy(struct opening *o, struct wal *w)
     return r < 0 ? err_origin(r) : 0;
 }
 
-/* Removes the clean marker (I5) and makes all names durable that can be seen: the directory's last sync may have failed. */
+/* Removes the clean marker (I5) and makes all names durable that can be seen: the directory's
+ * last sync may have failed. */
 static int opening_names(struct opening *o)
 {
     int r = 0;
@@ -334,8 +360,9 @@ static int opening_create(struct opening *o, struct wal **ret)
     if (!options->create && !o->dir.clean)
         return WAL_E_MISSING;
     if (options->applied_index || o->dir.clean) {
-        o->recovery->error = mem_printf("%s: there are no segments, but the %s says that there was a log", options->dir,
-                                        o->dir.clean ? "clean marker" : "database");
+        o->recovery->error =
+            mem_printf("%s: there are no segments, but the %s says that there was a log",
+                       options->dir, o->dir.clean ? "clean marker" : "database");
         return WAL_E_CORRUPT;
     }
     int r = dir_make(options->dir);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reads one segment of the raft log, frame after frame, and judges what stands behind the last valid one. Changes nothing on disk.
+ * Reads one segment of the raft log, frame after frame, and judges what stands behind the last
+ * valid one. Changes nothing on disk.
  *
  * Thread: whoever opened it.
  *
@@ -10,13 +11,15 @@
  *   damage        frames that were synced and are not readable any more.
  *
  * Invariants
- *  (I1) A frame counts only where it was written: its lsn equals the segment's base plus its offset. So nothing that an earlier life of
- *       the file left behind counts.
- *  (I2) The generation never falls. Whoever opens the log after a torn tail raises it, so what is left of that tail never counts, even if
- *       a new frame ends just where one of its frames begins.
- *  (I3) Damage is proven by any frame in place behind the end whose durable_lsn lies behind the end: its writer had synced what is
- *       not readable now. Without such a proof the only thing missing is a write that no sync had confirmed to its writer, or the last
- *       synced write if nothing was written after it.
+ *  (I1) A frame counts only where it was written: its lsn equals the segment's base plus its
+ *       offset. So nothing that an earlier life of the file left behind counts.
+ *  (I2) The generation never falls. Whoever opens the log after a torn tail raises it, so what
+ *       is left of that tail never counts, even if a new frame ends just where one of its frames
+ *       begins.
+ *  (I3) Damage is proven by any frame in place behind the end whose durable_lsn lies behind the
+ *       end: its writer had synced what is not readable now. Without such a proof the only thing
+ *       missing is a write that no sync had confirmed to its writer, or the last synced write if
+ *       nothing was written after it.
  *  (I4) All lengths are bounded by the file before they are used.
  */
 #include "storage/wal_internal.h"
@@ -27,7 +30,8 @@
 #include "base/mem.h"
 
 /* Makes [offset, offset + want) readable at *ret, less at the end of the file. */
-static int reader_window(struct wal_reader *r, uint64_t offset, size_t want, const uint8_t **ret, size_t *ret_len)
+static int reader_window(struct wal_reader *r, uint64_t offset, size_t want, const uint8_t **ret,
+                         size_t *ret_len)
 {
     uint64_t left = offset < r->header.file_bytes ? r->header.file_bytes - offset : 0;
     if (want > left)
@@ -67,7 +71,7 @@ static int reader_start(struct wal_reader *r)
     const uint8_t *p;
     size_t len;
     r->header.file_bytes = size;
-    r->chunk_bytes = WAL_BLOCK_BYTES;     /* whoever wants only the header reads no more */
+    r->chunk_bytes = WAL_BLOCK_BYTES; /* whoever wants only the header reads no more */
     e = reader_window(r, 0, WAL_BLOCK_BYTES, &p, &len);
     if (e < 0)
         return e;
@@ -139,7 +143,8 @@ int wal_reader_next(struct wal_reader *r, struct wal_frame *ret)
     return 0;
 }
 
-/* The rest of the block at the end is written as zeros with every write; anything else there is part of a torn one. */
+/* The rest of the block at the end is written as zeros with every write; anything else there is
+ * part of a torn one. */
 static int judge_block(struct wal_reader *r, uint64_t *ret_torn_bytes)
 {
     size_t rest = (size_t)(wal_round_up(r->offset, WAL_BLOCK_BYTES) - r->offset);
@@ -158,7 +163,8 @@ static int judge_block(struct wal_reader *r, uint64_t *ret_torn_bytes)
 }
 
 /* Looks for frames in place in the n aligned places from p on, which is offset at of the file. */
-static void judge_frames(struct wal_reader *r, const uint8_t *p, uint64_t at, size_t n, uint64_t *ret_proof, uint64_t *ret_torn_bytes)
+static void judge_frames(struct wal_reader *r, const uint8_t *p, uint64_t at, size_t n,
+                         uint64_t *ret_proof, uint64_t *ret_torn_bytes)
 {
     for (size_t i = 0; i < n; i++, at += WAL_FRAME_ALIGN, p += WAL_FRAME_ALIGN) {
         struct wal_frame f;
@@ -176,7 +182,7 @@ static void judge_frames(struct wal_reader *r, const uint8_t *p, uint64_t at, si
 int wal_reader_judge(struct wal_reader *r, uint64_t *ret_proof, uint64_t *ret_torn_bytes)
 {
     uint64_t proof = 0, torn = 0;
-    r->buf_len = 0;                       /* the file may have changed since */
+    r->buf_len = 0; /* the file may have changed since */
     int e = judge_block(r, &torn);
     uint64_t at = r->offset;
     while (e == 0 && !proof && at + WAL_FRAME_BYTES <= r->header.file_bytes) {

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Replays the records of the raft log into a state. Pure but for the memory of the entries kept. Thread: any.
+ * Replays the records of the raft log into a state. Pure but for the memory of the entries kept.
+ * Thread: any.
  *
  * The rules, the same as wal.c follows when it writes:
- *  (I1) an entry has at most the next index; a lower one discards all stored entries from its index on. It never touches what is
- *       committed, nor what a snapshot has replaced.
+ *  (I1) an entry has at most the next index; a lower one discards all stored entries from its
+ *       index on. It never touches what is committed, nor what a snapshot has replaced.
  *  (I2) the last hard state counts; its commit is not above the last entry.
- *  (I3) a snapshot marker above the commit index replaces the log: the next entry is the one behind it. One at or below the commit index
- *       changes nothing but the newest snapshot.
- * A record that breaks a rule has passed its checksums, so it was written wrongly: the log is refused.
+ *  (I3) a snapshot marker above the commit index replaces the log: the next entry is the one
+ *       behind it. One at or below the commit index changes nothing but the newest snapshot.
+ * A record that breaks a rule has passed its checksums, so it was written wrongly: the log is
+ * refused.
  */
 #include "storage/wal_replay.h"
 
@@ -111,25 +113,22 @@ static const char *replay_snapshot(struct wal_replay *p, const struct wal_frame 
 const char *wal_replay_frame(struct wal_replay *p, const struct wal_frame *f)
 {
     switch (f->type) {
-    case WAL_TYPE_OPEN:
-        return f->payload.len ? "an open record that can't be decoded" : NULL;
-    case WAL_TYPE_ENTRY:
-        return replay_entry(p, f);
-    case WAL_TYPE_HARD_STATE:
-        return replay_hard_state(p, f);
-    case WAL_TYPE_SNAPSHOT:
-        return replay_snapshot(p, f);
-    case WAL_TYPE_SEGMENT:
-        return "a segment header within a segment";
+    case WAL_TYPE_OPEN: return f->payload.len ? "an open record that can't be decoded" : NULL;
+    case WAL_TYPE_ENTRY: return replay_entry(p, f);
+    case WAL_TYPE_HARD_STATE: return replay_hard_state(p, f);
+    case WAL_TYPE_SNAPSHOT: return replay_snapshot(p, f);
+    case WAL_TYPE_SEGMENT: return "a segment header within a segment";
     }
     return "a record of unknown type: the log was written by a newer version";
 }
 
 const char *wal_replay_compare(const struct wal_replay *p, const struct wal_header *next)
 {
-    bool same = p->hard_state.term == next->hard_state.term && p->hard_state.vote == next->hard_state.vote &&
-                p->hard_state.commit == next->hard_state.commit && p->first_index == next->first_index &&
-                p->last_index == next->last_index && p->last_term == next->last_term && p->snapshot_index == next->snapshot_index &&
+    bool same = p->hard_state.term == next->hard_state.term &&
+                p->hard_state.vote == next->hard_state.vote &&
+                p->hard_state.commit == next->hard_state.commit &&
+                p->first_index == next->first_index && p->last_index == next->last_index &&
+                p->last_term == next->last_term && p->snapshot_index == next->snapshot_index &&
                 p->snapshot_term == next->snapshot_term;
     return same ? NULL : "the header does not agree with the segment before it";
 }

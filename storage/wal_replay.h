@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The meaning of the raft log's records in order: what a log is after each of them, and which of them can't be. Only storage/wal_*.c
- * include this.
+ * The meaning of the raft log's records in order: what a log is after each of them, and which of
+ * them can't be. Only storage/wal_*.c include this.
  */
 #pragma once
 
 #include "storage/wal_format.h"
 
 struct wal_replay {
-    uint64_t keep_above;                  /* entries up to this index are looked at but not kept */
+    uint64_t keep_above; /* entries up to this index are looked at but not kept */
     struct raft_hard_state hard_state;
     uint64_t first_index;
     uint64_t last_index;
     uint64_t last_term;
     uint64_t snapshot_index;
     uint64_t snapshot_term;
-    uint64_t keep_above_term;             /* term of the entry at keep_above; 0 = not seen */
-    struct raft_entry *entries;           /* consecutive, up to last_index */
+    uint64_t keep_above_term;   /* term of the entry at keep_above; 0 = not seen */
+    struct raft_entry *entries; /* consecutive, up to last_index */
     size_t n_entries;
     size_t cap_entries;
 };

@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Files ready to become segments of the raft log: written once from end to end, so that a sync of frames in them is a matter of data
- * alone (half the time of one that also has to record an extent or a size). They come from old segments (wal_spares_give) or are
- * written with zeros: in the background when the log is about to need one, else on the spot.
+ * Files ready to become segments of the raft log: written once from end to end, so that a sync
+ * of frames in them is a matter of data alone (half the time of one that also has to record an
+ * extent or a size). They come from old segments (wal_spares_give) or are written with zeros: in
+ * the background when the log is about to need one, else on the spot.
  *
- * Thread: all functions from the log's owner; spare_thread() runs beside it. It is started when first wanted, because a log that stays
- * small never needs it, and not at all with options.single_threaded, which makes the log's I/O a function of its calls.
+ * Thread: all functions from the log's owner; spare_thread() runs beside it, makes files and
+ * removes them. It is started when first wanted, because a log that stays small never needs it,
+ * and not at all with options.single_threaded, which makes the log's I/O a function of its
+ * calls.
  *
  * Invariants
  *  (I1) A file gets its spare name only when it is written and synced to its full size.
- *  (I2) The contents of a spare mean nothing: frames in it have other lsns than they would need in their next life.
- *  (I3) Failing to make a spare in the background is not an error of the log: it is tried again on the spot, and fails there.
+ *  (I2) The contents of a spare mean nothing: frames in it have other lsns than they would need
+ *       in their next life.
+ *  (I3) Failing to make a spare in the background is not an error of the log: it is tried again
+ *       on the spot, and fails there.
  */
 #include "storage/wal_internal.h"
 
@@ -83,7 +88,8 @@ static void spare_thread_turn(struct wal_spares *s, uint64_t id, uint64_t bytes)
     int r = spare_make(s, id, bytes, &f);
     f = file_close(f);
     if (r < 0 && r != -ECANCELED)
-        log_warn("failed to prepare a raft log segment", LOG_STR("dir", s->dir), LOG_ERRNO("error", r));
+        log_warn("failed to prepare a raft log segment", LOG_STR("dir", s->dir),
+                 LOG_ERRNO("error", r));
     pthread_mutex_lock(&s->mutex);
     if (r == 0) {
         check(s->n_ready < WAL_SPARES_MAX);
@@ -93,19 +99,31 @@ static void spare_thread_turn(struct wal_spares *s, uint64_t id, uint64_t bytes)
     pthread_mutex_unlock(&s->mutex);
 }
 
+static void remove_turn(struct wal_spares *s, uint64_t id)
+{
+    _cleanup_(mem_freep) char *path = wal_path_spare(s->dir, id);
+    int r = file_remove(path);
+    if (r < 0)
+        log_warn("failed to remove an old raft log segment", LOG_STR("path", path),
+                 LOG_ERRNO("error", r));
+}
+
 static void *spare_thread(void *arg)
 {
     struct wal_spares *s = arg;
     pthread_mutex_lock(&s->mutex);
     for (;;) {
-        while (!s->wanted_bytes && !s->stopping)
+        while (!s->wanted_bytes && !s->n_removals && !s->stopping)
             pthread_cond_wait(&s->wake, &s->mutex);
         if (s->stopping)
             break;
-        uint64_t id = s->id_next++;
         uint64_t bytes = s->wanted_bytes;
+        uint64_t id = bytes ? s->id_next++ : s->removals[--s->n_removals];
         pthread_mutex_unlock(&s->mutex);
-        spare_thread_turn(s, id, bytes);
+        if (bytes)
+            spare_thread_turn(s, id, bytes);
+        else
+            remove_turn(s, id);
         pthread_mutex_lock(&s->mutex);
     }
     pthread_mutex_unlock(&s->mutex);
@@ -113,14 +131,15 @@ static void *spare_thread(void *arg)
 }
 
 /* The thread inherits a mask without any signal: they are for the composition root. */
-static bool spare_thread_start(struct wal_spares *s)
+static void spare_thread_start(struct wal_spares *s)
 {
+    if (s->started)
+        return;
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    bool started = pthread_create(&s->thread, NULL, spare_thread, s) == 0;
+    s->started = pthread_create(&s->thread, NULL, spare_thread, s) == 0;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return started;
 }
 
 void wal_spares_init(struct wal_spares *s, const char *dir, const struct wal_options *options)
@@ -129,7 +148,8 @@ void wal_spares_init(struct wal_spares *s, const char *dir, const struct wal_opt
     *s = (struct wal_spares){
         .dir = mem_strdup(dir),
         .kept_max = max < WAL_SPARES_MAX - 1 ? max : WAL_SPARES_MAX - 1,
-        .segment_bytes = wal_round_up(options->segment_bytes ? options->segment_bytes : WAL_SEGMENT_BYTES, WAL_BLOCK_BYTES),
+        .segment_bytes = wal_round_up(
+            options->segment_bytes ? options->segment_bytes : WAL_SEGMENT_BYTES, WAL_BLOCK_BYTES),
         .threaded = !options->single_threaded,
         .id_next = 1,
     };
@@ -154,19 +174,31 @@ void wal_spares_deinit(struct wal_spares *s)
     s->dir = NULL;
 }
 
-/* Keeps the file if it has the right size and there is room; *ret_kept says whether. */
-static void spares_keep(struct wal_spares *s, uint64_t id, uint64_t bytes, bool *ret_kept)
+/* Keeps the file if it has the right size and there is room; else has it removed: in the
+ * background, since that takes milliseconds for a large one. What a stop leaves of that is done
+ * after the next start. */
+static int spares_keep(struct wal_spares *s, uint64_t id, uint64_t bytes)
 {
     pthread_mutex_lock(&s->mutex);
-    *ret_kept = bytes == s->segment_bytes && s->n_ready < s->kept_max;
-    if (*ret_kept)
+    bool keep = bytes == s->segment_bytes && s->n_ready < s->kept_max;
+    bool later = !keep && s->threaded && s->n_removals < WAL_REMOVALS_MAX;
+    if (keep)
         s->ready[s->n_ready++] = (struct wal_spare){.id = id, .bytes = bytes};
+    else if (later)
+        s->removals[s->n_removals++] = id;
+    pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&s->mutex);
+    if (later)
+        spare_thread_start(s);
+    if (keep || later)
+        return 0;
+    _cleanup_(mem_freep) char *path = wal_path_spare(s->dir, id);
+    int r = file_remove(path);
+    return r < 0 ? err_origin(r) : 0;
 }
 
 int wal_spares_adopt(struct wal_spares *s, uint64_t id)
 {
-    check(!s->started);
     _cleanup_(mem_freep) char *path = wal_path_spare(s->dir, id);
     _cleanup_(file_closep) struct file *f = NULL;
     uint64_t bytes = 0;
@@ -175,11 +207,11 @@ int wal_spares_adopt(struct wal_spares *s, uint64_t id)
         r = file_size(f, &bytes);
     if (r < 0)
         return err_origin(r);
+    pthread_mutex_lock(&s->mutex);
     if (id >= s->id_next)
         s->id_next = id + 1;
-    bool kept;
-    spares_keep(s, id, bytes, &kept);
-    return kept ? 0 : file_remove(path);
+    pthread_mutex_unlock(&s->mutex);
+    return spares_keep(s, id, bytes);
 }
 
 void wal_spares_want(struct wal_spares *s, uint64_t bytes)
@@ -193,8 +225,8 @@ void wal_spares_want(struct wal_spares *s, uint64_t bytes)
         s->wanted_bytes = bytes;
     pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&s->mutex);
-    if (make && !s->started)
-        s->started = spare_thread_start(s);
+    if (make)
+        spare_thread_start(s);
 }
 
 /* Takes the largest ready file, if it is large enough; else only a number for a new one. */
@@ -216,7 +248,8 @@ static bool spares_pop(struct wal_spares *s, uint64_t min_bytes, uint64_t *ret_i
     return found;
 }
 
-int wal_spares_take(struct wal_spares *s, uint64_t min_bytes, uint64_t new_bytes, uint64_t *ret_id, struct file **ret)
+int wal_spares_take(struct wal_spares *s, uint64_t min_bytes, uint64_t new_bytes, uint64_t *ret_id,
+                    struct file **ret)
 {
     check(min_bytes <= new_bytes);
     uint64_t id;
@@ -238,16 +271,9 @@ int wal_spares_take(struct wal_spares *s, uint64_t min_bytes, uint64_t new_bytes
 int wal_spares_give(struct wal_spares *s, const char *path, uint64_t bytes)
 {
     pthread_mutex_lock(&s->mutex);
-    bool room = bytes == s->segment_bytes && s->n_ready < s->kept_max;
     uint64_t id = s->id_next++;
     pthread_mutex_unlock(&s->mutex);
-    if (!room)
-        return file_remove(path);
     _cleanup_(mem_freep) char *spare = wal_path_spare(s->dir, id);
     int r = file_rename(path, spare);
-    if (r < 0)
-        return err_origin(r);
-    bool kept;
-    spares_keep(s, id, bytes, &kept);
-    return kept ? 0 : file_remove(spare);
+    return r < 0 ? err_origin(r) : spares_keep(s, id, bytes);
 }

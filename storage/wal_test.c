@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The raft log on a disk in memory: what it promises in calm weather, and reading it beside its owner. wal_damage_test.c has the damage,
- * wal_crash_test.c the crashes, wal_posix_test.c the real disk.
+ * The raft log on a disk in memory: what it promises in calm weather, and reading it beside its
+ * owner. wal_damage_test.c has the damage, wal_crash_test.c the crashes, wal_posix_test.c the
+ * real disk.
  */
 #include "storage/wal_test_log.h"
 
@@ -88,10 +89,10 @@ static void test_unsafe_no_sync(void **state)
         assert_int_equal(wal_sync(w), 0);
     }
     assert_true(w->n_segments == 2);
-    assert_int_equal(fault_syncs() - syncs, 1);       /* of the second segment's zeros */
+    assert_int_equal(fault_syncs() - syncs, 1); /* of the second segment's zeros */
     assert_int_equal(w->durable_lsn, 0);
     w = wal_abandon(w);
-    assert_int_equal(wal_open(&w, &o, &rec), 0);      /* flushed all the same */
+    assert_int_equal(wal_open(&w, &o, &rec), 0); /* flushed all the same */
     assert_int_equal(rec.n_entries, 40);
     wal_recovery_deinit(&rec);
     wal_close(w);
@@ -116,7 +117,7 @@ static void test_segments(void **state)
     assert_true(n > 8);
     assert_int_equal(wal_release(w, 200), 0);
     assert_true(count_files(false) < n);
-    assert_int_equal(count_files(true), 2);           /* spare_segments_max */
+    assert_int_equal(count_files(true), 2); /* spare_segments_max */
     uint64_t first = wal_first_index(w);
     assert_true(first > 150 && first <= 201);
     w = wal_abandon(w);
@@ -127,7 +128,7 @@ static void test_segments(void **state)
     assert_int_equal(rec.applied_term, 1);
     test_assert_entries(&rec, 201, 300, 1);
     wal_recovery_deinit(&rec);
-    test_append(w, 301, 400, 2);                           /* into the recycled files and new ones */
+    test_append(w, 301, 400, 2); /* into the recycled files and new ones */
     assert_int_equal(wal_sync(w), 0);
     assert_int_equal(count_files(true), 0);
     w = wal_close(w);
@@ -135,7 +136,7 @@ static void test_segments(void **state)
     test_assert_entries(&rec, 301, 400, 2);
     wal_recovery_deinit(&rec);
     assert_int_equal(wal_release(w, 400), 0);
-    assert_int_equal(count_files(false), 1);          /* the one that is being written stays */
+    assert_int_equal(count_files(false), 1); /* the one that is being written stays */
     wal_close(w);
 }
 
@@ -182,7 +183,11 @@ static void test_overwrite(void **state)
     w = test_open(10, &rec);
     assert_int_equal(rec.n_entries, 70);
     for (uint64_t i = 11; i <= 80; i++)
-        assert_true(test_entry_is(&rec.entries[i - 11], i, i <= 42 ? 1 : i < 50 ? 2 : 3, test_payload_len(i)));
+        assert_true(test_entry_is(&rec.entries[i - 11], i,
+                                  i <= 42  ? 1
+                                  : i < 50 ? 2
+                                           : 3,
+                                  test_payload_len(i)));
     wal_recovery_deinit(&rec);
     test_append(w, 81, 90, 3);
     w = wal_close(w);
@@ -198,17 +203,17 @@ static void test_snapshot(void **state)
     struct wal *w = test_create();
     test_append(w, 1, 50, 1);
     test_commit(w, 1, 40);
-    assert_int_equal(wal_append_snapshot(w, 30, 1), 0);          /* of what is committed: nothing changes */
+    assert_int_equal(wal_append_snapshot(w, 30, 1), 0); /* of what is committed: nothing changes */
     assert_int_equal(wal_sync(w), 0);
     assert_int_equal(wal_first_index(w), 1);
-    assert_int_equal(wal_append_snapshot(w, 500, 7), 0);         /* from a leader: replaces the log */
+    assert_int_equal(wal_append_snapshot(w, 500, 7), 0); /* from a leader: replaces the log */
     test_commit(w, 7, 500);
     test_append(w, 501, 520, 7);
     assert_int_equal(wal_sync(w), 0);
     assert_int_equal(wal_first_index(w), 501);
     w = wal_abandon(w);
     struct wal_recovery rec;
-    w = test_open(40, &rec);                                     /* not installed yet */
+    w = test_open(40, &rec); /* not installed yet */
     assert_int_equal(rec.snapshot_index, 500);
     assert_int_equal(rec.snapshot_term, 7);
     assert_int_equal(rec.applied_term, 0);
@@ -225,7 +230,7 @@ static void test_snapshot(void **state)
     assert_int_equal(wal_release(w, 500), 0);
     w = wal_close(w);
     w = test_open(510, &rec);
-    assert_int_equal(rec.snapshot_index, 500);                   /* also without the segment that had the marker */
+    assert_int_equal(rec.snapshot_index, 500); /* also without the segment that had the marker */
     test_assert_entries(&rec, 511, 600, 7);
     wal_recovery_deinit(&rec);
     wal_close(w);
@@ -249,7 +254,8 @@ static void test_foreign_and_missing(void **state)
     o.create = false;
     o.member_id++;
     assert_int_equal(wal_open(&w, &o, &rec), WAL_E_FOREIGN);
-    assert_non_null(strstr(rec.error, "belongs to member 3e of cluster c1, not to member 3f of cluster c1"));
+    assert_non_null(
+        strstr(rec.error, "belongs to member 3e of cluster c1, not to member 3f of cluster c1"));
     wal_recovery_deinit(&rec);
     o.member_id = 0;
     o.cluster_id = 0;
@@ -259,7 +265,8 @@ static void test_foreign_and_missing(void **state)
     w = wal_close(w);
     _cleanup_(mem_freep) char *path = wal_path_segment(DIR, 1);
     assert_int_equal(file_remove(path), 0);
-    assert_int_equal(wal_open(&w, &o, &rec), WAL_E_CORRUPT);     /* the clean marker says that there was one */
+    assert_int_equal(wal_open(&w, &o, &rec),
+                     WAL_E_CORRUPT); /* the clean marker says that there was one */
     wal_recovery_deinit(&rec);
 }
 
@@ -284,6 +291,26 @@ static void test_large_entry(void **state)
     wal_abandon(w);
 }
 
+/* What waits in memory is bounded, however much is appended between two syncs. */
+static void test_buffer_bound(void **state)
+{
+    fault_reset(1);
+    struct wal_options o = test_options();
+    o.segment_bytes = 6 << 20;
+    struct wal *w;
+    struct wal_recovery rec;
+    assert_int_equal(wal_open(&w, &o, &rec), 0);
+    for (uint64_t i = 1; i <= 50; i++)
+        assert_int_equal(test_append_sized(w, i, 1, 100000), 0);
+    assert_true(w->buf_cap <= 2 * WAL_BUFFER_BYTES_MAX);
+    assert_int_equal(wal_sync(w), 0);
+    w = wal_abandon(w);
+    w = test_open(0, &rec);
+    assert_int_equal(rec.n_entries, 50);
+    wal_recovery_deinit(&rec);
+    wal_close(w);
+}
+
 static void test_failure_is_final(void **state)
 {
     struct wal *w = test_create();
@@ -304,7 +331,6 @@ static void test_failure_is_final(void **state)
     wal_close(w);
 }
 
-
 /* ---- reading without owning ---- */
 
 struct seen {
@@ -312,7 +338,7 @@ struct seen {
     uint64_t last_index;
     uint64_t commit;
     uint64_t snapshot;
-    struct wal *writer;               /* appends an entry at each visit */
+    struct wal *writer; /* appends an entry at each visit */
     uint64_t append_left;
     uint64_t release_at;
 };
@@ -322,25 +348,42 @@ static int visit_seen(void *arg, const struct wal_record *record)
     struct seen *s = arg;
     switch (record->type) {
     case WAL_RECORD_ENTRY:
-        assert_true(test_entry_is(&record->entry, record->entry.index, record->entry.term, test_payload_len(record->entry.index)));
+        assert_true(test_entry_is(&record->entry, record->entry.index, record->entry.term,
+                                  test_payload_len(record->entry.index)));
         s->entries++;
         s->last_index = record->entry.index;
         break;
-    case WAL_RECORD_HARD_STATE:
-        s->commit = record->hard_state.commit;
-        break;
-    case WAL_RECORD_SNAPSHOT:
-        s->snapshot = record->snapshot_index;
-        break;
+    case WAL_RECORD_HARD_STATE: s->commit = record->hard_state.commit; break;
+    case WAL_RECORD_SNAPSHOT: s->snapshot = record->snapshot_index; break;
     }
     if (s->append_left) {
         s->append_left--;
         test_append(s->writer, s->writer->last_index + 1, s->writer->last_index + 1, 1);
         assert_int_equal(wal_sync(s->writer), 0);
     }
-    if (s->entries == s->release_at)
+    if (s->writer && s->entries == s->release_at)
         assert_int_equal(wal_release(s->writer, s->writer->last_index), 0);
     return s->entries == 1000 ? 77 : 0;
+}
+
+/* Also when the segment that had them is gone. */
+static void test_read_carried_over(void **state)
+{
+    struct wal *w = test_create();
+    assert_int_equal(wal_append_snapshot(w, 10, 1), 0);
+    test_append(w, 11, 11, 1);
+    test_commit(w, 1, 11);
+    test_append(w, 12, 60, 1);
+    assert_int_equal(wal_sync(w), 0);
+    assert_int_equal(wal_release(w, 11 + 30), 0);
+    assert_true(wal_first_index(w) > 12);
+    wal_close(w);
+    struct seen s = {0};
+    char *error = NULL;
+    assert_int_equal(wal_read(DIR, visit_seen, &s, &error), 0);
+    assert_int_equal(s.commit, 11);
+    assert_int_equal(s.snapshot, 10);
+    assert_int_equal(s.last_index, 60);
 }
 
 static void test_read(void **state)
@@ -398,8 +441,10 @@ int main(void)
         cmocka_unit_test(test_snapshot),
         cmocka_unit_test(test_foreign_and_missing),
         cmocka_unit_test(test_large_entry),
+        cmocka_unit_test(test_buffer_bound),
         cmocka_unit_test(test_failure_is_final),
         cmocka_unit_test(test_read),
+        cmocka_unit_test(test_read_carried_over),
         cmocka_unit_test(test_read_beside_writer),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

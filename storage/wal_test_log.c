@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Helpers of the raft log's tests: entries whose contents say which they are. Thread: the test's. */
+/* Helpers of the raft log's tests: entries whose contents say which they are. Thread: the
+ * test's. */
 #include "storage/wal_test_log.h"
 
 struct wal_options test_options(void)
 {
-    return (struct wal_options){.dir = DIR, .create = true, .cluster_id = CLUSTER, .member_id = MEMBER, .segment_bytes = SEGMENT,
-                                .salt = 0x5a17, .single_threaded = true};
+    return (struct wal_options){.dir = DIR,
+                                .create = true,
+                                .cluster_id = CLUSTER,
+                                .member_id = MEMBER,
+                                .segment_bytes = SEGMENT,
+                                .salt = 0x5a17,
+                                .single_threaded = true};
 }
 
 /* Contents that say which entry it is. */
@@ -26,7 +32,8 @@ size_t test_payload_len(uint64_t index)
 
 int test_append_sized(struct wal *w, uint64_t index, uint64_t term, size_t len)
 {
-    struct raft_entry e = {.index = index, .term = term, .type = index % 3, .data = test_payload(index, term, len)};
+    struct raft_entry e = {
+        .index = index, .term = term, .type = index % 3, .data = test_payload(index, term, len)};
     int r = wal_append(w, NULL, &e, 1);
     blob_unref(e.data);
     return r;
@@ -69,13 +76,15 @@ struct wal *test_create(void)
 bool test_entry_is(const struct raft_entry *e, uint64_t index, uint64_t term, size_t len)
 {
     struct blob *want = test_payload(index, term, len);
-    bool same = e->index == index && e->term == term && e->type == (enum raft_entry_type)(index % 3) &&
+    bool same = e->index == index && e->term == term &&
+                e->type == (enum raft_entry_type)(index % 3) &&
                 bytes_equal(blob_bytes(e->data), blob_bytes(want));
     blob_unref(want);
     return same;
 }
 
-void test_assert_entries(const struct wal_recovery *rec, uint64_t first, uint64_t last, uint64_t term)
+void test_assert_entries(const struct wal_recovery *rec, uint64_t first, uint64_t last,
+                         uint64_t term)
 {
     assert_int_equal(rec->n_entries, last + 1 - first);
     for (uint64_t i = first; i <= last; i++)

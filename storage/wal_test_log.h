@@ -29,4 +29,5 @@ void test_commit(struct wal *w, uint64_t term, uint64_t index);
 struct wal *test_open(uint64_t applied, struct wal_recovery *ret);
 struct wal *test_create(void);
 bool test_entry_is(const struct raft_entry *e, uint64_t index, uint64_t term, size_t len);
-void test_assert_entries(const struct wal_recovery *rec, uint64_t first, uint64_t last, uint64_t term);
+void test_assert_entries(const struct wal_recovery *rec, uint64_t first, uint64_t last,
+                         uint64_t term);

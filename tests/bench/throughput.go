@@ -32,23 +32,19 @@ const (
 
 func (c *config) list() []scenario {
 	var all []scenario
-	for _, load := range [][2]int{{1, 1}, {100, 10}, {1000, 100}} {
-		if c.quick && load[0] != 100 {
-			continue
-		}
-		add := func(group, name string, args ...string) {
-			if c.scenarios[group] {
+	add := func(group, name string, args ...string) {
+		for _, load := range [][2]int{{1, 1}, {100, 10}, {1000, 100}} {
+			middle := load[0] == 100
+			if c.scenarios[group] && (middle || !c.quick && group != "txn-put") {
 				all = append(all, scenario{group, fmt.Sprintf("%s %d/%d", name, load[0], load[1]), args, load[0], load[1]})
 			}
 		}
-		value := fmt.Sprintf("--val-size=%d", valueBytes)
-		add("put", "put", "put", value, "--key-size=8", "--key-space-size=100000", "--sequential-keys")
-		add("range", "range linearizable", "range", readKey, "--consistency=l")
-		add("range", "range serializable", "range", readKey, "--consistency=s")
-		if load[0] == 100 {
-			add("txn-put", "txn-put", "txn-put", value, "--key-size=8", "--key-space-size=100000", "--txn-ops=1")
-		}
 	}
+	value := fmt.Sprintf("--val-size=%d", valueBytes)
+	add("put", "put", "put", value, "--key-size=8", "--key-space-size=100000", "--sequential-keys")
+	add("range", "range linearizable", "range", readKey, "--consistency=l")
+	add("range", "range serializable", "range", readKey, "--consistency=s")
+	add("txn-put", "txn-put", "txn-put", value, "--key-size=8", "--key-space-size=100000", "--txn-ops=1")
 	return all
 }
 

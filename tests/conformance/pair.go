@@ -129,6 +129,34 @@ func brief(m proto.Message) string {
 	return s
 }
 
+// apart points at the first lines in which two answers of the same shape differ, since answers are long.
+func apart(a, b Answer) string {
+	var out strings.Builder
+	shown := 0
+	for i := 0; i < len(a.Messages) && i < len(b.Messages); i++ {
+		options := prototext.MarshalOptions{Multiline: true, Indent: "."}
+		x := strings.Split(options.Format(a.Messages[i]), "\n")
+		y := strings.Split(options.Format(b.Messages[i]), "\n")
+		for j := 0; (j < len(x) || j < len(y)) && shown < 6; j++ {
+			var left, right string
+			if j < len(x) {
+				left = unspaced(x[j])
+			}
+			if j < len(y) {
+				right = unspaced(y[j])
+			}
+			if left != right {
+				fmt.Fprintf(&out, "  message %d line %d: etcd %.300s | cairn %.300s\n", i, j, left, right)
+				shown++
+			}
+		}
+	}
+	return out.String()
+}
+
+// unspaced takes out the doubled spaces that prototext puts in at random so that nobody relies on its output.
+func unspaced(s string) string { return strings.ReplaceAll(s, ":  ", ": ") }
+
 // normal makes what may differ between two servers equal, and leaves a mark where it must not be absent.
 func normal(kind string, a Answer) Answer {
 	out := Answer{Code: a.Code, Text: a.Text}
@@ -178,8 +206,8 @@ func normalFields(m proto.Message) {
 		one(&m.RaftIndex)
 		one(&m.RaftTerm)
 		one(&m.RaftAppliedIndex)
-		// The first seconds after a start pass before it is known.
-		if m.StorageVersion == "" {
+		// The first seconds after a start pass before it is settled; etcd then shows how it migrates.
+		if m.StorageVersion == "" || m.StorageVersion == "3.5.0" || m.StorageVersion == "3.6.0" {
 			m.StorageVersion = "3.7.0"
 		}
 	case *pb.MemberListResponse:

@@ -22,10 +22,10 @@ func seedFromEnv(t *testing.T) uint64 {
 	return uint64(time.Now().UnixNano()) % 1e9
 }
 
-func newPair(t *testing.T, subject harness.Kind) *pair {
+func newPair(t *testing.T, subject harness.Kind, args ...string) *pair {
 	p := &pair{slack: 1, expiry: map[int64]time.Time{}, ttl: map[int64]int64{}}
-	p.oracle.server = harness.NewForTest(t, harness.Etcd)
-	p.subject.server = harness.NewForTest(t, subject)
+	p.oracle.server = harness.NewForTest(t, harness.Etcd, args...)
+	p.subject.server = harness.NewForTest(t, subject, args...)
 	err := p.both(func(s *side) error {
 		if err := s.server.StartReady(); err != nil {
 			return err
@@ -61,13 +61,17 @@ func randomRun(t *testing.T, subject harness.Kind, seed uint64, requests, differ
 			t.Fatal(err)
 		}
 		p.close()
+		if seconds := harness.EnvInt("CAIRN_SHRINK", 0); w.found > 0 && seconds > 0 && found == 0 {
+			shrink(t, freshPair(t, subject), w.trail, time.Duration(seconds)*time.Second)
+		}
 		found += w.found
 	}
 	return found
 }
 
 // TestRandom is the conformance run: CAIRN_REQUESTS requests (20,000) from CAIRN_SEED. A difference is reported
-// with the world and step it happened in; CAIRN_SEED and CAIRN_WORLD repeat it.
+// with the world and step it happened in; CAIRN_SEED and CAIRN_WORLD repeat it, CAIRN_SHRINK=60 looks for a minute for
+// fewer requests that show it.
 func TestRandom(t *testing.T) {
 	harness.CairnBin(t)
 	seed := seedFromEnv(t)

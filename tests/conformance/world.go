@@ -31,7 +31,11 @@ type world struct {
 	counts     map[string]*outcome
 	txnTrue    int
 	trail      []Step
+	repeats    map[string]int
 }
+
+// A cause that shows again and again is reported this often in a world; the rest is only counted.
+const repeatsShown = 2
 
 type outcome struct{ ok, failed int }
 
@@ -127,9 +131,17 @@ func (w *world) compare(s Step, oracle, subject Answer) bool {
 	if complaint == "" {
 		return true
 	}
+	class := s.Kind + subject.Text + fmt.Sprint(strings.HasPrefix(complaint, "lease"))
+	if w.repeats == nil {
+		w.repeats = map[string]int{}
+	}
+	if w.repeats[class]++; w.repeats[class] > repeatsShown {
+		w.checkSplit()
+		return false
+	}
 	w.found++
-	w.report(fmt.Sprintf("%s step %d: %s to %s { %s }\n etcd:\n%s cairn:\n%s", w.name, w.step, complaint, s.Kind,
-		brief(s.Req), oracle, subject))
+	w.report(fmt.Sprintf("%s step %d: %s to %s { %s }\n etcd:\n%s cairn:\n%s%s", w.name, w.step, complaint, s.Kind,
+		brief(s.Req), oracle, subject, apart(normal(s.Kind, oracle), normal(s.Kind, subject))))
 	w.checkSplit()
 	return false
 }
@@ -258,5 +270,10 @@ func (w *world) summary() string {
 		fmt.Fprintf(&b, " %s %d+%d", kind, w.counts[kind].ok, w.counts[kind].failed)
 	}
 	fmt.Fprintf(&b, " (txns that succeeded: %d)", w.txnTrue)
+	for class, n := range w.repeats {
+		if n > repeatsShown {
+			fmt.Fprintf(&b, "; %d more differences like those in %s", n-repeatsShown, class)
+		}
+	}
 	return b.String()
 }

@@ -82,6 +82,7 @@ type run struct {
 	mu     sync.Mutex // Guards h.ops and leases while writers run.
 
 	acknowledged, compactions, doubleKills int
+	starting, checking                     time.Duration
 }
 
 type leaseState int
@@ -363,9 +364,13 @@ func (r *run) restart() {
 		r.pause(80 * time.Millisecond)
 		r.kill()
 	}
+	begin := time.Now()
 	if err := r.server.StartReady(); err != nil {
 		r.t.Fatal(err)
 	}
+	r.starting += time.Since(begin)
+	begin = time.Now()
+	defer func() { r.checking += time.Since(begin) }()
 	r.dial()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -403,8 +408,8 @@ func (r *run) checkLeases(ctx context.Context) {
 }
 
 func (r *run) report(start time.Time) {
-	r.t.Logf("%d rounds in %.1f s: %d writes answered, %d unknown ones done, %d not; %d compactions, %d kills while "+
-		"starting; revision %d, compacted at %d", r.round, time.Since(start).Seconds(), r.acknowledged, r.h.resolved,
+	r.t.Logf("%d rounds in %.1f s (starting %.1f s, checking %.1f s): %d writes answered, %d unknown ones done, %d not; %d compactions, %d kills while "+
+		"starting; revision %d, compacted at %d", r.round, time.Since(start).Seconds(), r.starting.Seconds(), r.checking.Seconds(), r.acknowledged, r.h.resolved,
 		r.h.dropped, r.compactions, r.doubleKills, r.h.model.Current, r.h.model.Compacted)
 }
 

@@ -25,7 +25,7 @@ const (
 var portState struct {
 	sync.Mutex
 	next  int
-	locks []*os.File // Held until the process ends.
+	locks map[int]*os.File // Held until the port is released or the process ends.
 }
 
 func portRange() (int, int) {
@@ -66,10 +66,23 @@ func FreePort() (int, error) {
 			continue
 		}
 		portState.next = (portState.next + i + 1) % n
-		portState.locks = append(portState.locks, lock)
+		if portState.locks == nil {
+			portState.locks = map[int]*os.File{}
+		}
+		portState.locks[port] = lock
 		return port, nil
 	}
 	return 0, fmt.Errorf("no free port in %d-%d", first, last)
+}
+
+// ReleasePort gives a port back.
+func ReleasePort(port int) {
+	portState.Lock()
+	defer portState.Unlock()
+	if lock := portState.locks[port]; lock != nil {
+		lock.Close()
+		delete(portState.locks, port)
+	}
 }
 
 func bindable(port int) bool {

@@ -142,7 +142,7 @@ func (s *Server) Start() error {
 	fmt.Fprintf(log, "---- start %d ----\n", s.starts)
 	cmd := exec.Command(s.Bin, s.Flags()...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), s.Env...)
+	cmd.Env = append(CleanEnv(), s.Env...)
 	if err := Launch(cmd); err != nil {
 		return err
 	}
@@ -153,6 +153,17 @@ func (s *Server) Start() error {
 	}()
 	s.cmd, s.done = cmd, done
 	return nil
+}
+
+// CleanEnv is the environment without variables that an etcd server would read or complain about.
+func CleanEnv() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "ETCD_") {
+			env = append(env, v)
+		}
+	}
+	return env
 }
 
 // Pid is the process's id, 0 when it is not running.
@@ -261,9 +272,11 @@ func (s *Server) Kill9() error {
 	return err
 }
 
-// Close ends the process if there is one. It never fails.
+// Close ends the process if there is one and gives the ports back. It never fails; the server can't be started again.
 func (s *Server) Close() {
 	s.signalAndReap(syscall.SIGKILL, 10*time.Second)
+	ReleasePort(s.ClientPort)
+	ReleasePort(s.PeerPort)
 }
 
 // LogTail returns the last lines that the server printed.

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The simulated owner of a raft: does with a ready what raft.h asks for, in that order, and nothing more.
+ * The simulated owner of a raft: does with a ready what raft.h asks for, in that order, and nothing
+ * more.
  *
- * Checked on the way: raft_sanity() after every step, and that no two nodes apply different entries at one index.
- * Configuration entries carry readable text instead of protobuf.
+ * Checked on the way: raft_sanity() after every step, and that no two nodes apply different entries
+ * at one index. Configuration entries carry readable text instead of protobuf.
  */
 #include "tests/raft/cluster.h"
 
@@ -116,11 +117,13 @@ struct node *cluster_node(struct cluster *c, uint64_t id)
     return id > 0 && id <= c->n_nodes ? &c->nodes[id - 1] : NULL;
 }
 
-struct node *cluster_add(struct cluster *c, const struct raft_config *config, uint64_t index, const struct raft_conf_state *conf)
+struct node *cluster_add(struct cluster *c, const struct raft_config *config, uint64_t index,
+                         const struct raft_conf_state *conf)
 {
     check(c->n_nodes < CLUSTER_NODES_MAX && config->id == c->n_nodes + 1);
     struct node *n = &c->nodes[c->n_nodes++];
-    *n = (struct node){.id = config->id, .config = *config, .base_index = index, .base_term = index > 0, .applied = index};
+    *n = (struct node){.id = config->id, .config = *config, .base_index = index, .applied = index};
+    n->base_term = index > 0;
     n->hard_state = (struct raft_hard_state){.term = index > 0, .commit = index};
     conf_copy(&n->conf, conf);
     return n;
@@ -132,7 +135,8 @@ int node_start(struct node *n)
     struct raft_config config = n->config;
     config.hard_state = n->hard_state;
     if (config.hard_state.commit < n->applied)
-        config.hard_state.commit = n->applied;      /* a commit index alone is not synced; what was applied was committed */
+        /* a commit index alone is not synced; what was applied was committed */
+        config.hard_state.commit = n->applied;
     config.snapshot_index = n->base_index;
     config.snapshot_term = n->base_term;
     config.conf = &n->conf;
@@ -179,7 +183,8 @@ static void sync_write(struct cluster *c, struct node *n, struct disk_write *w)
     for (size_t i = 0; i < w->durable.len; i++)
         cluster_send(c, &w->durable.items[i]);
     if (w->snapshot)
-        node_step(n, &(struct raft_input){.type = RAFT_PERSISTED_SNAPSHOT, .index = w->snapshot->index});
+        node_step(
+            n, &(struct raft_input){.type = RAFT_PERSISTED_SNAPSHOT, .index = w->snapshot->index});
     node_step(n, &(struct raft_input){.type = RAFT_PERSISTED, .number = w->number});
 }
 
@@ -190,13 +195,15 @@ bool cluster_sync(struct cluster *c, struct node *n, struct buf *b)
     struct disk_write w = n->writes.items[0];
     n->writes.len--;
     memmove(n->writes.items, n->writes.items + 1, n->writes.len * sizeof(w));
-    buf_printf(b, "node %llu has ready %llu on disk\n", (unsigned long long)n->id, (unsigned long long)w.number);
+    buf_printf(b, "node %llu has ready %llu on disk\n", (unsigned long long)n->id,
+               (unsigned long long)w.number);
     sync_write(c, n, &w);
     write_deinit(&w);
     return true;
 }
 
-static bool parse_one(const char *word, struct raft_conf_change *ret, struct raft_conf_single *changes, size_t max, bool *refused)
+static bool parse_one(const char *word, struct raft_conf_change *ret,
+                      struct raft_conf_single *changes, size_t max, bool *refused)
 {
     if (strcmp(word, "explicit") == 0) {
         ret->transition = RAFT_CONF_JOINT_EXPLICIT;
@@ -217,7 +224,8 @@ static bool parse_one(const char *word, struct raft_conf_change *ret, struct raf
     return true;
 }
 
-bool parse_conf_change(struct bytes text, struct raft_conf_change *ret, struct raft_conf_single *changes, size_t max)
+bool parse_conf_change(struct bytes text, struct raft_conf_change *ret,
+                       struct raft_conf_single *changes, size_t max)
 {
     char copy[256];
     char *save = NULL;
@@ -272,7 +280,8 @@ bool cluster_apply(struct cluster *c, struct node *n, size_t max, struct buf *b)
         blob_unref(n->to_apply.items[i].data);
     }
     n->to_apply.len -= n_apply;
-    memmove(n->to_apply.items, n->to_apply.items + n_apply, n->to_apply.len * sizeof(struct raft_entry));
+    memmove(n->to_apply.items, n->to_apply.items + n_apply,
+            n->to_apply.len * sizeof(struct raft_entry));
     if (n_apply > 0)
         node_step(n, &(struct raft_input){.type = RAFT_APPLIED, .index = n->applied});
     return n_apply > 0;
@@ -280,7 +289,9 @@ bool cluster_apply(struct cluster *c, struct node *n, size_t max, struct buf *b)
 
 static struct disk_write take_write(const struct raft_ready *rd)
 {
-    struct disk_write w = {.number = rd->number, .hard_state_changed = rd->hard_state_changed, .hard_state = rd->hard_state};
+    struct disk_write w = {.number = rd->number,
+                           .hard_state_changed = rd->hard_state_changed,
+                           .hard_state = rd->hard_state};
     if (rd->snapshot)
         w.snapshot = raft_snapshot_copy(rd->snapshot);
     for (size_t i = 0; i < rd->n_entries; i++)
@@ -294,7 +305,8 @@ void cluster_ready(struct cluster *c, struct node *n, struct buf *b)
 {
     struct raft_ready rd;
     raft_ready(n->raft, &rd);
-    buf_printf(b, "node %llu, ready %llu\n", (unsigned long long)n->id, (unsigned long long)rd.number);
+    buf_printf(b, "node %llu, ready %llu\n", (unsigned long long)n->id,
+               (unsigned long long)rd.number);
     describe_ready(b, &rd, "  ");
     for (size_t i = 0; i < rd.n_messages; i++)
         cluster_send(c, &rd.messages[i]);
@@ -338,7 +350,8 @@ void cluster_drop(struct cluster *c, size_t i)
 
 int cluster_deliver(struct cluster *c, size_t i, struct buf *b)
 {
-    static const char *const outcomes[] = {"", " (dropped)", " (invalid)", " (not ready)", " (lost tail)"};
+    static const char *const outcomes[] = {"", " (dropped)", " (invalid)", " (not ready)",
+                                           " (lost tail)"};
     struct raft_message m = take_message(c, i);
     struct node *n = cluster_node(c, m.to);
     buf_append_str(b, "deliver ");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A cluster of raft nodes in memory, for scripts and for the differential driver: each with a disk that forgets what was not
- * synced, and a network that holds every message until it is delivered or dropped.
+ * A cluster of raft nodes in memory, for scripts and for the differential driver: each with a disk
+ * that forgets what was not synced, and a network that holds every message until it is delivered or
+ * dropped.
  */
 #pragma once
 
@@ -34,7 +35,7 @@ struct disk_write {
 struct node {
     uint64_t id;
     struct raft *raft;                    /* NULL: stopped */
-    struct raft_config config;            /* the settings; the restored state is filled in at each start */
+    struct raft_config config;  /* the settings; the restored state is filled in at each start */
 
     struct raft_hard_state hard_state;    /* the disk */
     uint64_t base_index;
@@ -65,17 +66,25 @@ void cluster_init(struct cluster *c);
 void cluster_deinit(struct cluster *c);
 struct node *cluster_node(struct cluster *c, uint64_t id);        /* NULL if there is none */
 
-/* A node of this id and settings whose disk holds a snapshot at index (0 = nothing) with this configuration. */
-struct node *cluster_add(struct cluster *c, const struct raft_config *config, uint64_t index, const struct raft_conf_state *conf);
+/*
+ * A node of this id and settings whose disk holds a snapshot at index (0 = nothing) with this
+ * configuration.
+ */
+struct node *cluster_add(struct cluster *c, const struct raft_config *config, uint64_t index,
+                         const struct raft_conf_state *conf);
 /* Starts a stopped node from its disk. Negative: its disk contradicts itself. */
 int node_start(struct node *n);
 /* Stops it as a crash does: what was not synced is gone. */
 void node_stop(struct node *n);
 int node_step(struct node *n, const struct raft_input *in);
 
-/* Handles one ready and describes it in b. What the node's modes don't hold back is written, sent and applied. */
+/*
+ * Handles one ready and describes it in b. What the node's modes don't hold back is written, sent
+ * and applied.
+ */
 void cluster_ready(struct cluster *c, struct node *n, struct buf *b);
-bool cluster_sync(struct cluster *c, struct node *n, struct buf *b);       /* the oldest write; false if none waits */
+/* the oldest write; false if none waits */
+bool cluster_sync(struct cluster *c, struct node *n, struct buf *b);
 bool cluster_apply(struct cluster *c, struct node *n, size_t max, struct buf *b);
 /* Takes message i off the network and hands it over. Returns the outcome of raft_step(). */
 int cluster_deliver(struct cluster *c, size_t i, struct buf *b);
@@ -83,5 +92,9 @@ void cluster_drop(struct cluster *c, size_t i);
 void cluster_send(struct cluster *c, const struct raft_message *m);
 void node_compact(struct node *n, uint64_t index);
 
-/* "v1 l2 r3 u4", with "explicit", "implicit" or "refused"; empty = leave. False if it is none of that. */
-bool parse_conf_change(struct bytes text, struct raft_conf_change *ret, struct raft_conf_single *changes, size_t max);
+/*
+ * "v1 l2 r3 u4", with "explicit", "implicit" or "refused"; empty = leave. False if it is none of
+ * that.
+ */
+bool parse_conf_change(struct bytes text, struct raft_conf_change *ret,
+                       struct raft_conf_single *changes, size_t max);

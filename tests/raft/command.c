@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Script commands. Arguments are words; "name=value" words are options. Every command prints what it did, so that a
- * transcript can be read as a story; tests/raft/README.md lists them.
+ * Script commands. Arguments are words; "name=value" words are options. Every command prints what
+ * it did, so that a transcript can be read as a story; tests/raft/README.md lists them.
  */
 #include "tests/raft/command.h"
 
@@ -28,7 +28,8 @@ static bool split(struct words *ws, const char *line)
         return false;
     strcpy(ws->line, line);
     ws->n = 0;
-    for (char *w = strtok_r(ws->line, " ", &save); w && ws->n < WORDS_MAX; w = strtok_r(NULL, " ", &save))
+    for (char *w = strtok_r(ws->line, " ", &save); w && ws->n < WORDS_MAX;
+         w = strtok_r(NULL, " ", &save))
         ws->w[ws->n++] = w;
     return ws->n > 0;
 }
@@ -100,14 +101,17 @@ static void parse_ids(struct raft_ids *ids, const char *list)
     }
 }
 
-/* nodes N [voters=1,2] [learners=3] [index=I] [settings]: adds N nodes that all know this configuration. */
+/*
+ * nodes N [voters=1,2 | empty] [learners=3] [index=I] [settings]: adds N nodes that all know this
+ * configuration.
+ */
 static void do_nodes(struct cluster *c, const struct words *ws, struct buf *out)
 {
     uint64_t n = number(ws, 1);
     struct raft_conf_state conf = {0};
     parse_ids(&conf.learners, option(ws, "learners"));
     parse_ids(&conf.voters, option(ws, "voters"));
-    for (uint64_t id = 1; !option(ws, "voters") && id <= c->n_nodes + n; id++)
+    for (uint64_t id = 1; !option(ws, "voters") && !flag(ws, "empty") && id <= c->n_nodes + n; id++)
         if (!raft_ids_contains(&conf.learners, id))
             raft_ids_add(&conf.voters, id);
     for (uint64_t i = 0; i < n; i++) {
@@ -148,12 +152,17 @@ static void do_tick(struct cluster *c, const struct words *ws, struct buf *out)
         return;
     struct raft_status s;
     raft_status(n->raft, &s);
-    uint64_t times = flag(ws, "election") ? s.election_timeout_ticks : ws->n > 2 ? number(ws, 2) : 1;
+    uint64_t times = flag(ws, "election") ? s.election_timeout_ticks
+                     : ws->n > 2          ? number(ws, 2)
+                                          : 1;
     for (uint64_t i = 0; i < times; i++)
         node_step(n, &(struct raft_input){.type = RAFT_TICK});
 }
 
-/* propose NODE DATA...: one entry per word, all in one proposal. "bytes=N" is an entry of N bytes, "empty" one without. */
+/*
+ * propose NODE DATA...: one entry per word, all in one proposal. "bytes=N" is an entry of N bytes,
+ * "empty" one without.
+ */
 static void do_propose(struct cluster *c, const struct words *ws, struct buf *out)
 {
     struct node *n = running(c, ws, 1, out);
@@ -169,7 +178,9 @@ static void do_propose(struct cluster *c, const struct words *ws, struct buf *ou
             entries[len].data = blob_copy(bytes_str(ws->w[i]));
         }
     }
-    print_outcome(out, node_step(n, &(struct raft_input){.type = RAFT_PROPOSE, .entries = entries, .n_entries = len}));
+    print_outcome(out,
+                  node_step(n, &(struct raft_input){
+                                   .type = RAFT_PROPOSE, .entries = entries, .n_entries = len}));
     for (size_t i = 0; i < len; i++)
         blob_unref(entries[i].data);
 }
@@ -218,7 +229,8 @@ static void do_apply(struct cluster *c, const struct words *ws, struct buf *out)
     if (n && !cluster_apply(c, n, ws->n > 2 ? (size_t)number(ws, 2) : SIZE_MAX, out))
         buf_append_str(out, "nothing to apply\n");
     else if (n)
-        buf_printf(out, "node %llu has applied %llu\n", (unsigned long long)n->id, (unsigned long long)n->applied);
+        buf_printf(out, "node %llu has applied %llu\n", (unsigned long long)n->id,
+                   (unsigned long long)n->applied);
 }
 
 static bool message_selected(const struct raft_message *m, const struct words *ws)
@@ -229,13 +241,17 @@ static bool message_selected(const struct raft_message *m, const struct words *w
         && (!type || strcmp(type, describe_message_type(m->type)) == 0);
 }
 
-/* deliver [NODE] [from=F] [to=T] [type=WORD] [first]: what is on the network now, in order of sending. */
+/*
+ * deliver [NODE] [from=F] [to=T] [type=WORD] [first]: what is on the network now, in order of
+ * sending.
+ */
 static void do_deliver(struct cluster *c, const struct words *ws, struct buf *out)
 {
     uint64_t to = ws->n > 1 ? number(ws, 1) : 0;
     size_t n = c->network.len;
     for (size_t i = 0; n > 0; n--) {
-        if ((to != 0 && c->network.items[i].to != to) || !message_selected(&c->network.items[i], ws)) {
+        if ((to != 0 && c->network.items[i].to != to) ||
+            !message_selected(&c->network.items[i], ws)) {
             i++;
             continue;
         }
@@ -349,10 +365,14 @@ static void print_status(struct node *n, struct buf *out)
         return;
     }
     raft_status(n->raft, &s);
-    buf_printf(out, "%llu %s term %llu vote %llu leader %llu commit %llu applied %llu log %llu..%llu persisted %llu",
-               (unsigned long long)n->id, describe_role(s.role), (unsigned long long)s.term, (unsigned long long)s.vote,
-               (unsigned long long)s.leader, (unsigned long long)s.commit, (unsigned long long)s.applied,
-               (unsigned long long)s.first_index, (unsigned long long)s.last_index, (unsigned long long)s.persisted_index);
+    buf_printf(out,
+               "%llu %s term %llu vote %llu leader %llu commit %llu applied %llu log %llu..%llu "
+               "persisted %llu",
+               (unsigned long long)n->id, describe_role(s.role), (unsigned long long)s.term,
+               (unsigned long long)s.vote, (unsigned long long)s.leader,
+               (unsigned long long)s.commit, (unsigned long long)s.applied,
+               (unsigned long long)s.first_index, (unsigned long long)s.last_index,
+               (unsigned long long)s.persisted_index);
     buf_append_str(out, s.committed_in_term ? " reads-ok" : "");
     buf_append_str(out, s.sole_voter ? " sole-voter" : "");
     buf_append_str(out, s.lost_tail ? " lost-tail" : "");
@@ -387,7 +407,7 @@ static void do_conf(struct cluster *c, const struct words *ws, struct buf *out)
     if (!n)
         return;
     describe_conf(out, raft_conf(n->raft));
-    buf_append_str(out, "\n");
+    buf_append_str(out, raft_conf(n->raft)->voters.len > 0 ? "\n" : "nobody\n");
 }
 
 /* disk NODE: what a restart would find. */
@@ -396,9 +416,10 @@ static void do_disk(struct cluster *c, const struct words *ws, struct buf *out)
     struct node *n = cluster_node(c, number(ws, 1));
     if (!n)
         return;
-    buf_printf(out, "term %llu vote %llu commit %llu, log after %llu/%llu:", (unsigned long long)n->hard_state.term,
-               (unsigned long long)n->hard_state.vote, (unsigned long long)n->hard_state.commit,
-               (unsigned long long)n->base_term, (unsigned long long)n->base_index);
+    buf_printf(out, "term %llu vote %llu commit %llu, log after %llu/%llu:",
+               (unsigned long long)n->hard_state.term, (unsigned long long)n->hard_state.vote,
+               (unsigned long long)n->hard_state.commit, (unsigned long long)n->base_term,
+               (unsigned long long)n->base_index);
     for (size_t i = 0; i < n->entries.len; i++) {
         buf_append_str(out, " ");
         describe_entry(out, &n->entries.items[i]);
@@ -413,7 +434,7 @@ static void do_stop(struct cluster *c, const struct words *ws, struct buf *out)
         node_stop(n);
 }
 
-/* start NODE [manual-disk] [manual-apply]; restart is stop and start. */
+/* start NODE [manual-disk] [manual-apply] [pre-vote]: restart is stop and start. */
 static void do_start(struct cluster *c, const struct words *ws, struct buf *out)
 {
     struct node *n = cluster_node(c, number(ws, 1));
@@ -422,11 +443,14 @@ static void do_start(struct cluster *c, const struct words *ws, struct buf *out)
     node_stop(n);
     n->manual_disk = flag(ws, "manual-disk");
     n->manual_apply = flag(ws, "manual-apply");
+    n->config.pre_vote |= flag(ws, "pre-vote");
     if (node_start(n) != 0)
         buf_append_str(out, "its disk contradicts itself\n");
 }
 
-/* lose-log NODE INDEX: a stopped node's disk forgets the entries above index, as an old copy would. */
+/*
+ * lose-log NODE INDEX: a stopped node's disk forgets the entries above index, as an old copy would.
+ */
 static void do_lose_log(struct cluster *c, const struct words *ws, struct buf *out)
 {
     struct node *n = cluster_node(c, number(ws, 1));
@@ -453,14 +477,16 @@ static void do_read(struct cluster *c, const struct words *ws, struct buf *out)
 {
     struct node *n = running(c, ws, 1, out);
     if (n)
-        print_outcome(out, node_step(n, &(struct raft_input){.type = RAFT_READ, .read_id = number(ws, 2)}));
+        print_outcome(
+            out, node_step(n, &(struct raft_input){.type = RAFT_READ, .read_id = number(ws, 2)}));
 }
 
 static void do_transfer(struct cluster *c, const struct words *ws, struct buf *out)
 {
     struct node *n = running(c, ws, 1, out);
     if (n)
-        print_outcome(out, node_step(n, &(struct raft_input){.type = RAFT_TRANSFER, .node = number(ws, 2)}));
+        print_outcome(
+            out, node_step(n, &(struct raft_input){.type = RAFT_TRANSFER, .node = number(ws, 2)}));
 }
 
 static void do_unreachable(struct cluster *c, const struct words *ws, struct buf *out)
@@ -475,7 +501,8 @@ static void do_snapshot_done(struct cluster *c, const struct words *ws, struct b
 {
     struct node *n = running(c, ws, 1, out);
     if (n)
-        node_step(n, &(struct raft_input){.type = RAFT_SNAPSHOT_DONE, .node = number(ws, 2), .ok = flag(ws, "ok")});
+        node_step(n, &(struct raft_input){
+                         .type = RAFT_SNAPSHOT_DONE, .node = number(ws, 2), .ok = flag(ws, "ok")});
 }
 
 static bool message_type_of(const char *name, enum raft_message_type *ret)
@@ -498,35 +525,102 @@ static void parse_entries(const char *list, struct raft_entry *entries, size_t m
     }
 }
 
-/* message type=WORD from=F to=T [term= index= log-term= commit= hint= reject= entries=1/2,1/3]: straight from the hand of an enemy. */
+/*
+ * message type=WORD from=F to=T [at=NODE term= index= log-term= commit= hint= reject=
+ * entries=1/2,1/3 read=ID round=N context=TEXT]: straight from the hand of an enemy.
+ */
 static void do_message(struct cluster *c, const struct words *ws, struct buf *out)
 {
     struct raft_entry entries[16] = {0};
     struct raft_message m = {
-        .from = option_u64(ws, "from", 0), .to = option_u64(ws, "to", 0), .term = option_u64(ws, "term", 0),
-        .index = option_u64(ws, "index", 0), .log_term = option_u64(ws, "log-term", 0), .commit = option_u64(ws, "commit", 0),
-        .reject_hint = option_u64(ws, "hint", 0), .reject = option_u64(ws, "reject", 0) != 0, .entries = entries,
+        .from = option_u64(ws, "from", 0),
+        .to = option_u64(ws, "to", 0),
+        .term = option_u64(ws, "term", 0),
+        .index = option_u64(ws, "index", 0),
+        .log_term = option_u64(ws, "log-term", 0),
+        .commit = option_u64(ws, "commit", 0),
+        .reject_hint = option_u64(ws, "hint", 0),
+        .reject = option_u64(ws, "reject", 0) != 0,
+        .entries = entries,
     };
     parse_entries(option(ws, "entries"), entries, 16, &m.n_entries);
+    uint8_t id[8];
+    u64_be_put(id, option_u64(ws, "read", 0));
+    if (option(ws, "read"))
+        entries[m.n_entries++].data = blob_copy(bytes_of(id, sizeof(id)));
+    uint64_t round = option_u64(ws, "round", 0);      /* little-endian, like this machine */
+    if (option(ws, "context"))
+        m.context = bytes_str(option(ws, "context"));
+    else if (option(ws, "round"))
+        m.context = bytes_of(&round, sizeof(round));
     struct node *n = cluster_node(c, option_u64(ws, "at", m.to));
     if (!n || !n->raft || !message_type_of(option(ws, "type"), &m.type)) {
         buf_append_str(out, "no such node or type\n");
         return;
     }
     print_outcome(out, node_step(n, &(struct raft_input){.type = RAFT_MESSAGE, .message = &m}));
+    blob_unref(entries[m.n_entries > 0 ? m.n_entries - 1 : 0].data);
+}
+
+/*
+ * snapshot F->T term= at=TERM/INDEX voters= outgoing= learners= next= [auto-leave]: a message, by
+ * hand.
+ */
+static void do_snapshot(struct cluster *c, const struct words *ws, struct buf *out)
+{
+    char *end = "";
+    struct raft_snapshot s = {.conf.auto_leave = flag(ws, "auto-leave")};
+    struct raft_message m = {
+        .type = RAFT_MSG_SNAP, .term = option_u64(ws, "term", 0), .snapshot = &s};
+    m.from = ws->n > 1 ? strtoull(ws->w[1], &end, 10) : 0;
+    m.to = strlen(end) > 2 ? strtoull(end + 2, NULL, 10) : 0;
+    s.term = strtoull(option(ws, "at") ? option(ws, "at") : "", &end, 10);
+    s.index = *end ? strtoull(end + 1, NULL, 10) : 0;
+    parse_ids(&s.conf.voters, option(ws, "voters"));
+    parse_ids(&s.conf.voters_outgoing, option(ws, "outgoing"));
+    parse_ids(&s.conf.learners, option(ws, "learners"));
+    parse_ids(&s.conf.learners_next, option(ws, "next"));
+    struct node *n = cluster_node(c, m.to);
+    if (n && n->raft)
+        print_outcome(out, node_step(n, &(struct raft_input){.type = RAFT_MESSAGE, .message = &m}));
+    conf_deinit(&s.conf);
 }
 
 static const struct {
     const char *name;
     void (*run)(struct cluster *c, const struct words *ws, struct buf *out);
 } commands[] = {
-    {"apply", do_apply}, {"campaign", do_campaign}, {"compact", do_compact}, {"conf", do_conf}, {"cut", do_cut},
-    {"deliver", do_deliver}, {"disk", do_disk}, {"drop", do_drop}, {"duplicate", do_duplicate},
-    {"forget-leader", do_forget_leader}, {"heal", do_heal}, {"isolate", do_isolate}, {"lose-log", do_lose_log},
-    {"message", do_message}, {"nodes", do_nodes}, {"progress", do_progress}, {"propose", do_propose},
-    {"propose-conf", do_propose_conf}, {"read", do_read}, {"ready", do_ready}, {"restart", do_start},
-    {"snapshot-done", do_snapshot_done}, {"stabilize", do_stabilize}, {"start", do_start}, {"status", do_status},
-    {"stop", do_stop}, {"sync", do_sync}, {"tick", do_tick}, {"transfer", do_transfer}, {"unreachable", do_unreachable},
+    {"apply", do_apply},
+    {"campaign", do_campaign},
+    {"compact", do_compact},
+    {"conf", do_conf},
+    {"cut", do_cut},
+    {"deliver", do_deliver},
+    {"disk", do_disk},
+    {"drop", do_drop},
+    {"duplicate", do_duplicate},
+    {"forget-leader", do_forget_leader},
+    {"heal", do_heal},
+    {"isolate", do_isolate},
+    {"lose-log", do_lose_log},
+    {"message", do_message},
+    {"nodes", do_nodes},
+    {"progress", do_progress},
+    {"propose", do_propose},
+    {"propose-conf", do_propose_conf},
+    {"read", do_read},
+    {"ready", do_ready},
+    {"restart", do_start},
+    {"snapshot", do_snapshot},
+    {"snapshot-done", do_snapshot_done},
+    {"stabilize", do_stabilize},
+    {"start", do_start},
+    {"status", do_status},
+    {"stop", do_stop},
+    {"sync", do_sync},
+    {"tick", do_tick},
+    {"transfer", do_transfer},
+    {"unreachable", do_unreachable},
 };
 
 void command_run(struct cluster *c, const char *line, struct buf *out)

@@ -4,5 +4,8 @@
 
 #include "tests/raft/cluster.h"
 
-/* Runs one line against the cluster and appends what there is to see. An unknown or malformed command says so in the output. */
+/*
+ * Runs one line against the cluster and appends what there is to see. An unknown or malformed
+ * command says so in the output.
+ */
 void command_run(struct cluster *c, const char *line, struct buf *out);

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Several rafts behind a pipe, for comparison with another implementation: reads commands as lines on stdin, answers each with
- * lines on stdout that end with a line ".". It decides nothing itself.
+ * Several rafts behind a pipe, for comparison with another implementation: reads commands as lines
+ * on stdin, answers each with lines on stdout that end with a line ".". It decides nothing itself.
  *
- *   new ID SEED ELECTION HEARTBEAT PREVOTE CHECKQUORUM MSGBYTES INFLIGHT INFLIGHTBYTES UNCOMMITTED APPLYING
+ *   new ID SEED ELECTION HEARTBEAT PREVOTE CHECKQUORUM MSGBYTES INFLIGHT INFLIGHTBYTES UNCOMMITTED
+ *   APPLYING
  *       TERM VOTE COMMIT SNAPINDEX SNAPTERM APPLIED CONF ENTRY...
- *   free ID | tick ID | campaign ID | propose ID LEAVES ENTRY... | msg ID LEAVES MESSAGE | persisted ID NUMBER
- *   installed ID INDEX | applied ID INDEX | conf ID TRANSITION TYPE:NODE... | read ID READ | transfer ID NODE | forget ID
- *   unreachable ID NODE | snapdone ID NODE OK | compact ID INDEX | ready ID
+ *   free ID | tick ID | campaign ID | propose ID LEAVES ENTRY... | msg ID LEAVES MESSAGE |
+ *   persisted ID NUMBER installed ID INDEX | applied ID INDEX | conf ID TRANSITION TYPE:NODE... |
+ *   read ID READ | transfer ID NODE | forget ID unreachable ID NODE | snapdone ID NODE OK | compact
+ *   ID INDEX | ready ID
  *
  *   ENTRY    TYPE:TERM:INDEX:HEX
  *   CONF     VOTERS/OUTGOING/LEARNERS/NEXT/AUTOLEAVE, ids separated by commas
- *   MESSAGE  TYPE TO FROM TERM LOGTERM INDEX COMMIT HINT REJECT CONTEXTHEX SNAPSHOT ENTRY...     "-" is an empty word
- *   SNAPSHOT INDEX:TERM:CONF
+ *   MESSAGE  TYPE TO FROM TERM LOGTERM INDEX COMMIT HINT REJECT CONTEXTHEX SNAPSHOT ENTRY...
+ *   "-" is an empty word SNAPSHOT INDEX:TERM:CONF
  *
  * The answer to a step is its outcome and the state; to ready, the ready, already advanced.
  */
@@ -139,8 +141,9 @@ static void print_snapshot(const struct raft_snapshot *s)
 
 static void print_message(const char *kind, const struct raft_message *m)
 {
-    printf("%s %d %llu %llu %llu %llu %llu %llu %llu %d ", kind, m->type, (unsigned long long)m->to, (unsigned long long)m->from,
-           (unsigned long long)m->term, (unsigned long long)m->log_term, (unsigned long long)m->index,
+    printf("%s %d %llu %llu %llu %llu %llu %llu %llu %d ", kind, m->type, (unsigned long long)m->to,
+           (unsigned long long)m->from, (unsigned long long)m->term,
+           (unsigned long long)m->log_term, (unsigned long long)m->index,
            (unsigned long long)m->commit, (unsigned long long)m->reject_hint, m->reject);
     print_hex(m->context);
     fputs(m->context.len > 0 ? " " : "- ", stdout);
@@ -161,19 +164,24 @@ static void print_state(const struct raft *r, int outcome)
     struct raft_progress p[NODES_MAX];
     raft_sanity(r);
     raft_status(r, &s);
-    printf("state %d %d %llu %llu %llu %llu %llu %llu %llu %llu %u %llu %llu %llu %d ", outcome, s.role,
-           (unsigned long long)s.term, (unsigned long long)s.vote, (unsigned long long)s.leader, (unsigned long long)s.commit,
-           (unsigned long long)s.applied, (unsigned long long)s.first_index, (unsigned long long)s.last_index,
-           (unsigned long long)s.persisted_index, s.election_timeout_ticks, (unsigned long long)s.conf_index_pending,
-           (unsigned long long)s.uncommitted_bytes, (unsigned long long)s.lead_transferee, raft_has_ready(r));
+    printf("state %d %d %llu %llu %llu %llu %llu %llu %llu %llu %u %llu %llu %llu %d ", outcome,
+           s.role, (unsigned long long)s.term, (unsigned long long)s.vote,
+           (unsigned long long)s.leader, (unsigned long long)s.commit,
+           (unsigned long long)s.applied, (unsigned long long)s.first_index,
+           (unsigned long long)s.last_index, (unsigned long long)s.persisted_index,
+           s.election_timeout_ticks, (unsigned long long)s.conf_index_pending,
+           (unsigned long long)s.uncommitted_bytes, (unsigned long long)s.lead_transferee,
+           raft_has_ready(r));
     print_conf(raft_conf(r));
     size_t n = raft_progress(r, p, NODES_MAX);
     for (size_t i = 0; i < n; i++) {
         if (p[i].id == s.id)      /* how a leader tracks itself is its own affair */
-            p[i] = (struct raft_progress){.id = s.id, .is_learner = p[i].is_learner, .recent_active = p[i].recent_active};
-        printf(" %llu:%d:%llu:%llu:%d:%d:%d:%llu:%u", (unsigned long long)p[i].id, p[i].state, (unsigned long long)p[i].match,
-               (unsigned long long)p[i].next, p[i].is_learner, p[i].recent_active, p[i].paused,
-               (unsigned long long)p[i].snapshot_index, p[i].inflight_messages);
+            p[i] = (struct raft_progress){
+                .id = s.id, .is_learner = p[i].is_learner, .recent_active = p[i].recent_active};
+        printf(" %llu:%d:%llu:%llu:%d:%d:%d:%llu:%u", (unsigned long long)p[i].id, p[i].state,
+               (unsigned long long)p[i].match, (unsigned long long)p[i].next, p[i].is_learner,
+               p[i].recent_active, p[i].paused, (unsigned long long)p[i].snapshot_index,
+               p[i].inflight_messages);
     }
     putchar('\n');
 }
@@ -186,8 +194,8 @@ static void print_ready(struct raft *r)
     if (rd.soft_changed)
         printf("soft %d %llu\n", rd.role, (unsigned long long)rd.leader);
     if (rd.hard_state_changed)
-        printf("hard %llu %llu %llu\n", (unsigned long long)rd.hard_state.term, (unsigned long long)rd.hard_state.vote,
-               (unsigned long long)rd.hard_state.commit);
+        printf("hard %llu %llu %llu\n", (unsigned long long)rd.hard_state.term,
+               (unsigned long long)rd.hard_state.vote, (unsigned long long)rd.hard_state.commit);
     if (rd.snapshot) {
         printf("snap ");
         print_snapshot(rd.snapshot);
@@ -208,7 +216,8 @@ static void print_ready(struct raft *r)
         putchar('\n');
     }
     for (size_t i = 0; i < rd.n_reads; i++)
-        printf("read %llu %llu\n", (unsigned long long)rd.reads[i].id, (unsigned long long)rd.reads[i].index);
+        printf("read %llu %llu\n", (unsigned long long)rd.reads[i].id,
+               (unsigned long long)rd.reads[i].index);
     for (size_t i = 0; i < rd.n_reads_lost; i++)
         printf("lost %llu\n", (unsigned long long)rd.reads_lost[i]);
     raft_advance(r);
@@ -282,7 +291,8 @@ static int do_message(struct raft *r, struct words *ws)
         m.snapshot = &snapshot;
     }
     m.entries = parse_entries(ws, &m.n_entries);
-    int outcome = raft_step(r, &(struct raft_input){.type = RAFT_MESSAGE, .message = &m, .leave_joint = leaves});
+    int outcome = raft_step(
+        r, &(struct raft_input){.type = RAFT_MESSAGE, .message = &m, .leave_joint = leaves});
     free_entries(m.entries, m.n_entries);
     conf_deinit(&snapshot.conf);
     blob_unref(context);
@@ -292,7 +302,8 @@ static int do_message(struct raft *r, struct words *ws)
 static int do_conf(struct raft *r, struct words *ws)
 {
     struct raft_conf_single changes[32];
-    struct raft_conf_change c = {.transition = (enum raft_conf_transition)word_u64(ws), .changes = changes};
+    struct raft_conf_change c = {.transition = (enum raft_conf_transition)word_u64(ws),
+                                 .changes = changes};
     while (ws->next < ws->n && c.n_changes < 32) {
         char *end;
         changes[c.n_changes].type = (enum raft_conf_change_type)strtoull(word(ws), &end, 10);
@@ -305,9 +316,17 @@ static const struct {
     const char *name;
     enum raft_input_type type;
 } plain[] = {
-    {"tick", RAFT_TICK}, {"campaign", RAFT_CAMPAIGN}, {"persisted", RAFT_PERSISTED}, {"installed", RAFT_PERSISTED_SNAPSHOT},
-    {"applied", RAFT_APPLIED}, {"read", RAFT_READ}, {"transfer", RAFT_TRANSFER}, {"forget", RAFT_FORGET_LEADER},
-    {"unreachable", RAFT_UNREACHABLE}, {"snapdone", RAFT_SNAPSHOT_DONE}, {"compact", RAFT_COMPACT},
+    {"tick", RAFT_TICK},
+    {"campaign", RAFT_CAMPAIGN},
+    {"persisted", RAFT_PERSISTED},
+    {"installed", RAFT_PERSISTED_SNAPSHOT},
+    {"applied", RAFT_APPLIED},
+    {"read", RAFT_READ},
+    {"transfer", RAFT_TRANSFER},
+    {"forget", RAFT_FORGET_LEADER},
+    {"unreachable", RAFT_UNREACHABLE},
+    {"snapdone", RAFT_SNAPSHOT_DONE},
+    {"compact", RAFT_COMPACT},
 };
 
 /* All that take at most a number, which means whatever the input's type means by it. */
@@ -316,8 +335,12 @@ static int do_plain(struct raft *r, const char *name, struct words *ws)
     uint64_t v = word_u64(ws);
     for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++)
         if (strcmp(plain[i].name, name) == 0)
-            return raft_step(r, &(struct raft_input){
-                .type = plain[i].type, .index = v, .number = v, .node = v, .read_id = v, .ok = word_u64(ws) != 0});
+            return raft_step(r, &(struct raft_input){.type = plain[i].type,
+                                                     .index = v,
+                                                     .number = v,
+                                                     .node = v,
+                                                     .read_id = v,
+                                                     .ok = word_u64(ws) != 0});
     fprintf(stderr, "unknown command %s\n", name);
     exit(2);
 }
@@ -354,7 +377,8 @@ int main(void)
     while (getline(&line, &cap, stdin) > 0) {
         struct words ws = {.w = w};
         char *save = NULL;
-        for (char *p = strtok_r(line, " \n", &save); p && ws.n < WORDS_MAX; p = strtok_r(NULL, " \n", &save))
+        for (char *p = strtok_r(line, " \n", &save); p && ws.n < WORDS_MAX;
+             p = strtok_r(NULL, " \n", &save))
             w[ws.n++] = p;
         if (ws.n > 0)
             run(&ws);

@@ -9,8 +9,10 @@
  *     ----
  *     what they must print; "ok" stands for nothing at all
  *
- *   raft_script FILE...             compares; prints each difference; exit status 1 if there was any
- *   raft_script --rewrite FILE...   puts what was printed into the file. Commit the result only if you understand it.
+ *   raft_script FILE...             compares; prints each difference; exit status 1 if there was
+ *   any
+ *   raft_script --rewrite FILE...   puts what was printed into the file. Commit the result only if
+ *   you understand it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,7 +64,8 @@ struct block {
     bool is_test;
 };
 
-static bool finish_block(struct cluster *c, struct block *b, const char *path, struct buf *rewritten, bool rewrite)
+static bool finish_block(struct cluster *c, struct block *b, const char *path,
+                         struct buf *rewritten, bool rewrite)
 {
     bool same = true;
     buf_append(rewritten, b->commands.data, b->commands.len);
@@ -78,7 +81,8 @@ static bool finish_block(struct cluster *c, struct block *b, const char *path, s
             buf_append_str(&out, "ok\n");
         same = bytes_equal(buf_bytes(&out), buf_bytes(&b->expected));
         if (!same && !rewrite)
-            printf("%s:\n%s---- expected\n%s---- got\n%s\n", path, buf_cstr(&b->commands), buf_cstr(&b->expected), buf_cstr(&out));
+            printf("%s:\n%s---- expected\n%s---- got\n%s\n", path, buf_cstr(&b->commands),
+                   buf_cstr(&b->expected), buf_cstr(&out));
         buf_append_str(rewritten, "----\n");
         buf_append_bytes(rewritten, buf_bytes(&out));
         buf_deinit(&out);

@@ -18,21 +18,15 @@
 package raft_diff
 
 import (
-	"bufio"
 	"encoding/binary"
 	"fmt"
-	"io"
-	"log"
 	"math"
 	"math/rand"
 	"os"
-	"os/exec"
-	"reflect"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/confchange"
@@ -40,132 +34,6 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 )
-
-var quiet = &raft.DefaultLogger{Logger: log.New(io.Discard, "", 0)}
-
-// driver is the C side.
-type driver struct {
-	cmd *exec.Cmd
-	in  *bufio.Writer
-	out *bufio.Reader
-}
-
-func startDriver(t *testing.T) *driver {
-	path := os.Getenv("RAFT_DRIVER")
-	if path == "" {
-		t.Skip("RAFT_DRIVER is not set")
-	}
-	cmd := exec.Command(path)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close(); cmd.Wait() })
-	return &driver{cmd, bufio.NewWriterSize(in, 1<<20), bufio.NewReaderSize(out, 1<<20)}
-}
-
-func (d *driver) do(command string) ([]string, error) {
-	d.in.WriteString(command)
-	d.in.WriteByte('\n')
-	if err := d.in.Flush(); err != nil {
-		return nil, err
-	}
-	var lines []string
-	for {
-		line, err := d.out.ReadString('\n')
-		if err != nil {
-			return lines, fmt.Errorf("driver ended: %w", err)
-		}
-		line = line[:len(line)-1]
-		if line == "." {
-			return lines, nil
-		}
-		lines = append(lines, line)
-	}
-}
-
-// store is the oracle's disk. Snapshots are taken of the applied state, as the owner of a raft does.
-type store struct {
-	*raft.MemoryStorage
-	n *node
-}
-
-func (s *store) InitialState() (*pb.HardState, *pb.ConfState, error) {
-	hs, _, err := s.MemoryStorage.InitialState()
-	return hs, s.n.conf, err
-}
-
-func (s *store) Snapshot() (*pb.Snapshot, error) {
-	term, err := s.MemoryStorage.Term(s.n.applied)
-	if err != nil || s.n.applied == 0 {
-		return nil, raft.ErrSnapshotTemporarilyUnavailable
-	}
-	conf := s.n.conf
-	if s.n.rn != nil {
-		conf = s.n.trk().ConfState()
-	}
-	return snapshot(s.n.applied, term, conf), nil
-}
-
-func snapshot(index, term uint64, conf *pb.ConfState) *pb.Snapshot {
-	return &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: &index, Term: &term, ConfState: conf}}
-}
-
-// write is what one ready gave the disk.
-type write struct {
-	number     uint64
-	append     *pb.Message
-	selfAcks   []*pb.Message
-	durable    []*pb.Message
-	appendResp *pb.Message
-}
-
-type node struct {
-	id      uint64
-	rn      *raft.RawNode
-	store   *store
-	writes  []*write
-	toApply []*pb.Entry
-	applied uint64
-	conf    *pb.ConfState
-	reads   map[uint64]bool // not answered yet
-	state   []string        // the C side's last state line, split
-	seed    uint64
-}
-
-// field reaches into the oracle's raft.
-func field[T any](n *node, name string) *T {
-	r := reflect.ValueOf(n.rn).Elem().FieldByName("raft").Elem()
-	return (*T)(unsafe.Pointer(r.FieldByName(name).UnsafeAddr()))
-}
-
-func (n *node) trk() *tracker.ProgressTracker { return field[tracker.ProgressTracker](n, "trk") }
-
-func (n *node) persisted() uint64 {
-	l := reflect.ValueOf(n.rn).Elem().FieldByName("raft").Elem().FieldByName("raftLog").Elem()
-	return l.FieldByName("unstable").FieldByName("offset").Uint() - 1
-}
-
-func (n *node) lastIndex() uint64 {
-	l := reflect.ValueOf(n.rn).Elem().FieldByName("raft").Elem().FieldByName("raftLog").Elem()
-	u := l.FieldByName("unstable")
-	if e := u.FieldByName("entries").Len(); e > 0 {
-		return u.FieldByName("offset").Uint() + uint64(e) - 1
-	}
-	if !u.FieldByName("snapshot").IsNil() {
-		return u.FieldByName("offset").Uint() - 1
-	}
-	last, _ := n.store.LastIndex()
-	return last
-}
 
 type world struct {
 	t       *testing.T
@@ -206,57 +74,6 @@ func (w *world) do(command string) []string {
 	}
 	return lines
 }
-
-func hex(b []byte) string { return fmt.Sprintf("%x", b) }
-
-func entryText(e *pb.Entry) string {
-	return fmt.Sprintf("%d:%d:%d:%s", e.GetType(), e.GetTerm(), e.GetIndex(), hex(e.GetData()))
-}
-
-func idsText(ids []uint64) string {
-	words := make([]string, len(ids))
-	for i, id := range ids {
-		words[i] = strconv.FormatUint(id, 10)
-	}
-	return strings.Join(words, ",")
-}
-
-func bit(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func confText(c *pb.ConfState) string {
-	return fmt.Sprintf("%s/%s/%s/%s/%d", idsText(c.GetVoters()), idsText(c.GetVotersOutgoing()), idsText(c.GetLearners()),
-		idsText(c.GetLearnersNext()), bit(c.GetAutoLeave()))
-}
-
-func snapText(s *pb.Snapshot) string {
-	m := s.GetMetadata()
-	return fmt.Sprintf("%d:%d:%s", m.GetIndex(), m.GetTerm(), confText(m.GetConfState()))
-}
-
-func messageText(m *pb.Message) string {
-	ctx, snap := "-", "-"
-	if len(m.GetContext()) > 0 {
-		ctx = hex(m.GetContext())
-	}
-	if !raft.IsEmptySnap(m.GetSnapshot()) {
-		snap = snapText(m.GetSnapshot())
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d %d %d %d %d %d %d %d %d %s %s", m.GetType(), m.GetTo(), m.GetFrom(), m.GetTerm(), m.GetLogTerm(), m.GetIndex(),
-		m.GetCommit(), m.GetRejectHint(), bit(m.GetReject()), ctx, snap)
-	for _, e := range m.GetEntries() {
-		b.WriteByte(' ')
-		b.WriteString(entryText(e))
-	}
-	return b.String()
-}
-
-var roles = map[raft.StateType]int{raft.StateFollower: 0, raft.StatePreCandidate: 1, raft.StateCandidate: 2, raft.StateLeader: 3}
 
 // stateText is the oracle's state in the driver's words, but for what the driver alone can say.
 func (w *world) stateText(n *node) string {
@@ -494,6 +311,7 @@ func (w *world) persist(n *node, count int) {
 		return
 	}
 	var installed []uint64
+	var skipped []*pb.Entry // handed out to be applied, then overtaken by a snapshot
 	for _, wr := range n.writes[:count] {
 		a := wr.append
 		if !raft.IsEmptySnap(a.GetSnapshot()) {
@@ -502,6 +320,7 @@ func (w *world) persist(n *node, count int) {
 			}
 			n.applied = a.GetSnapshot().GetMetadata().GetIndex()
 			n.conf = a.GetSnapshot().GetMetadata().GetConfState()
+			skipped = append(skipped, n.toApply...)
 			n.toApply = nil
 			installed = append(installed, n.applied)
 			w.stats["snapshots installed"]++
@@ -530,6 +349,9 @@ func (w *world) persist(n *node, count int) {
 	lines := w.do(fmt.Sprintf("persisted %d %d", n.id, number))
 	for _, index := range installed {
 		lines = w.do(fmt.Sprintf("installed %d %d", n.id, index))
+	}
+	if len(skipped) > 0 {
+		n.applyResp(skipped)
 	}
 	w.check(n, lines)
 }
@@ -609,10 +431,15 @@ func (w *world) apply(n *node, count int) {
 		n.applied = e.GetIndex()
 	}
 	n.toApply = n.toApply[count:]
-	resp, self, from := pb.MsgStorageApplyResp, n.id, raft.LocalApplyThread
-	n.rn.Step(&pb.Message{Type: &resp, To: &self, From: &from, Entries: ents})
+	n.applyResp(ents)
 	w.check(n, w.do(fmt.Sprintf("applied %d %d", n.id, n.applied)))
 	w.stats["entries applied"] += count
+}
+
+// applyResp tells the oracle what has been applied.
+func (n *node) applyResp(ents []*pb.Entry) {
+	resp, self, from := pb.MsgStorageApplyResp, n.id, raft.LocalApplyThread
+	n.rn.Step(&pb.Message{Type: &resp, To: &self, From: &from, Entries: ents})
 }
 
 func (w *world) inTerm(n *node) bool {
@@ -654,7 +481,7 @@ func (w *world) deliver(i int, keep bool) {
 	command := fmt.Sprintf("msg %d %d %s", n.id, leaves, messageText(m))
 	n.rn.Step(proto.Clone(m).(*pb.Message))
 	w.check(n, w.do(command))
-	w.stats["messages"]++
+	w.stats[m.GetType().String()]++
 }
 
 func (w *world) node(id uint64) *node {
@@ -734,7 +561,10 @@ func (w *world) compact(n *node) {
 	if n.applied < first {
 		return
 	}
-	index := first + uint64(w.rng.Int63n(int64(n.applied-first+1)))
+	index := n.applied
+	if w.rng.Intn(3) == 0 {
+		index = first + uint64(w.rng.Int63n(int64(n.applied-first+1)))
+	}
 	if err := n.store.Compact(index); err != nil {
 		w.fail("%v", err)
 	}
@@ -755,7 +585,7 @@ func (w *world) leader() *node {
 
 func (w *world) rare(n *node) {
 	other := uint64(1 + w.rng.Intn(len(w.nodes)))
-	switch w.rng.Intn(16) {
+	switch w.rng.Intn(18) {
 	case 0:
 		n.rn.Campaign()
 		w.check(n, w.do(fmt.Sprintf("campaign %d", n.id)))
@@ -781,7 +611,7 @@ func (w *world) rare(n *node) {
 		w.check(n, w.do(fmt.Sprintf("snapdone %d %d %d", n.id, other, bit(ok))))
 	case 7, 8:
 		if w.cfg.compaction {
-			w.compact(n)
+			w.compact(w.pick(n))
 		}
 	case 9:
 		if w.cfg.restarts {
@@ -790,15 +620,31 @@ func (w *world) rare(n *node) {
 		}
 	case 10:
 		if w.cfg.cuts {
-			key := [2]uint64{n.id, other}
-			w.cut[key] = !w.cut[key]
+			w.cutOff(n, other)
 		}
 	case 11:
 		clear(w.cut)
+	case 12, 13:
+		for i := w.rng.Intn(25); i > 0; i-- {
+			n.rn.Tick()
+			w.check(n, w.do(fmt.Sprintf("tick %d", n.id)))
+		}
 	default:
 		if w.cfg.confChanges {
 			w.proposeConf(w.leader())
 		}
+	}
+}
+
+// cutOff: one direction, or everything from and to a node until the cuts are healed.
+func (w *world) cutOff(n *node, other uint64) {
+	if w.rng.Intn(2) == 0 {
+		w.cut[[2]uint64{n.id, other}] = true
+		return
+	}
+	for _, o := range w.nodes {
+		w.cut[[2]uint64{n.id, o.id}] = true
+		w.cut[[2]uint64{o.id, n.id}] = true
 	}
 }
 
@@ -942,7 +788,7 @@ func envInt(name string, otherwise int64) int64 {
 
 func TestSameAsEtcd(t *testing.T) {
 	d := startDriver(t)
-	total := envInt("RAFT_DIFF_STEPS", 100000)
+	total := envInt("RAFT_DIFF_STEPS", 1000000)
 	seed := envInt("RAFT_DIFF_SEED", time.Now().UnixNano()%1000000)
 	stats := map[string]int{}
 	for steps := int64(0); steps < total; seed++ {

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Restarts after a crash, on the real database. A child process runs a member turn by turn, flushes the database where the test says,
+ * and ends without closing anything: what the database had in memory is gone, the log is there. The parent opens the same directory and
+ * must find a prefix of the child's history, know how long it is, and replay to the child's exact state.
+ */
+#include "server/test_box.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+#include "base/rng.h"
+
+enum { FLUSH_NEVER = -1 };
+
+/* What the child tells about its end. */
+struct report {
+    uint64_t flushed; /* applied index at the last flush; 0: none */
+    uint64_t applied;
+    char text[4000];
+};
+
+static void flush(struct box *b, struct report *report)
+{
+    report->flushed = atomic_load(&b->s->state.applied);
+    check(db_flush(b->s->db) == 0);
+}
+
+static void write_report(int fd, struct box *b, struct report *report)
+{
+    char *text = box_text(b);
+
+    report->applied = atomic_load(&b->s->state.applied);
+    check(strlen(text) < sizeof(report->text));
+    strcpy(report->text, text);
+    free(text);
+    check(write(fd, report, sizeof(*report)) == sizeof(*report));
+}
+
+/* The lives that a child can lead. */
+enum life { LIFE_LAST, LIFE_RANDOM, LIFE_AGAIN, LIFE_RELEASED, LIFE_TWO, LIFE_COUNT };
+
+/* A program of its own: RocksDB's threads would be missing in a fork of one that has used it. */
+static struct report crash(const char *dir, enum life life, int arg)
+{
+    struct report report = {0};
+    int fds[2], status;
+    pid_t child;
+
+    assert_int_equal(pipe(fds), 0);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        char *args[] = {(char *)"restart_test",   (char *)(uintptr_t)dir,
+                        mem_printf("%d", (int)life), mem_printf("%d", arg),
+                        mem_printf("%d", fds[1]),    NULL};
+        execv("/proc/self/exe", args);
+        _exit(127);
+    }
+    close(fds[1]);
+    assert_int_equal(read(fds[0], &report, sizeof(report)), sizeof(report));
+    close(fds[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    return report;
+}
+
+/* Opens what the crash left, and replays. */
+static struct box *recover(char *dir, const struct report *report)
+{
+    struct box *b = box_new(dir);
+    char *text;
+
+    box_open(b);
+    assert_int_equal(atomic_load(&b->s->state.applied), report->flushed);
+    assert_int_equal(box_stored_applied(b), report->flushed);
+    box_run(b);
+    text = box_text(b);
+    assert_string_equal(text, report->text);
+    free(text);
+    /* Everything, once; then the new leader's empty entry. */
+    assert_int_equal(atomic_load(&b->s->state.applied), report->applied + 1);
+    return b;
+}
+
+/* ---- each kind of entry as the last one ---- */
+
+enum last {
+    LAST_FOUNDING,
+    LAST_EMPTY,
+    LAST_PUT,
+    LAST_PUT_REFUSED,
+    LAST_DELETE,
+    LAST_DELETE_NOTHING,
+    LAST_TXN,
+    LAST_COMPACT,
+    LAST_COMPACT_REFUSED,
+    LAST_GRANT,
+    LAST_REVOKE,
+    LAST_ALARM,
+    LAST_ALARM_OFF,
+    LAST_VERSION,
+    LAST_ATTRIBUTES,
+    LAST_COUNT
+};
+
+static void prepare(struct box *b)
+{
+    struct call c;
+
+    call_grant(b, &c, 5, 60);
+    check(call_run(b, &c) == OUTCOME_OK);
+    for (int i = 0; i < 5; i++) {
+        call_put(b, &c, i % 2 ? "a" : "b", "v", i == 4 ? 5 : 0);
+        check(call_run(b, &c) == OUTCOME_OK);
+    }
+    call_alarm(b, &c, true, ETCDSERVERPB__ALARM_TYPE__CORRUPT);
+    check(call_run(b, &c) == OUTCOME_OK);
+    call_alarm(b, &c, false, ETCDSERVERPB__ALARM_TYPE__CORRUPT);
+    check(call_run(b, &c) == OUTCOME_OK);
+}
+
+static void call_last(struct box *b, struct call *c, enum last last)
+{
+    switch (last) {
+    case LAST_PUT: call_put(b, c, "c", "v", 5); break;
+    case LAST_PUT_REFUSED: call_put(b, c, "c", "v", 6); break;
+    case LAST_DELETE: call_delete(b, c, "a", "c"); break;
+    case LAST_DELETE_NOTHING: call_delete(b, c, "x", "z"); break;
+    case LAST_TXN: call_txn(b, c, "a", "z"); break;
+    case LAST_COMPACT: call_compact(b, c, 4, false); break;
+    case LAST_COMPACT_REFUSED: call_compact(b, c, 1000, false); break;
+    case LAST_GRANT: call_grant(b, c, -7, 1); break;
+    case LAST_REVOKE: call_revoke(b, c, 5); break;
+    case LAST_ALARM: call_alarm(b, c, true, ETCDSERVERPB__ALARM_TYPE__NOSPACE); break;
+    case LAST_ALARM_OFF: call_alarm(b, c, false, ETCDSERVERPB__ALARM_TYPE__NOSPACE); break;
+    case LAST_VERSION:
+        call_init(c, REQUEST_CLUSTER_VERSION_SET, buf_bytes(&b->s->set_version.payload));
+        break;
+    case LAST_ATTRIBUTES:
+        call_init(c, REQUEST_MEMBER_ATTR_SET, buf_bytes(&b->s->publish.payload));
+        break;
+    default: check(false);
+    }
+}
+
+static int expected_outcome(enum last last)
+{
+    return last == LAST_PUT_REFUSED       ? (int)OUTCOME_LEASE_NOT_FOUND
+           : last == LAST_COMPACT_REFUSED ? (int)OUTCOME_FUTURE_REVISION
+                                          : (int)OUTCOME_OK;
+}
+
+/* arg: the kind, and whether the database is flushed behind it. */
+static void live_last(struct box *b, struct report *report, int arg)
+{
+    enum last last = (enum last)(arg / 2);
+    struct call c;
+
+    if (last == LAST_FOUNDING) {
+        check(node_turn(b->s->node, ++b->now_ms) == 0);
+        check(apply_turn(b->s->apply) == 0);
+        check(atomic_load(&b->s->state.applied) == 1);
+    } else {
+        box_run(b);
+    }
+    if (last > LAST_EMPTY) {
+        prepare(b);
+        flush(b, report);
+        call_last(b, &c, last);
+        check(call_run(b, &c) == expected_outcome(last));
+    }
+    if (arg % 2)
+        flush(b, report);
+}
+
+static void test_last_entries(void **state)
+{
+    for (int arg = 0; arg < 2 * LAST_COUNT; arg++) {
+        char *dir = test_dir_new();
+        struct report first = crash(dir, LIFE_LAST, arg);
+        struct box *b = recover(dir, &first);
+        assert_int_equal(box_put(b, "after", ""),
+                         arg / 2 == LAST_ALARM ? OUTCOME_NO_SPACE : OUTCOME_OK);
+        box_free(b);
+    }
+}
+
+/* ---- a random life, flushed somewhere ---- */
+
+static void random_call(struct box *b, struct call *c, struct rng *rng)
+{
+    static const char *const keys[] = {"a", "ab", "b", "c", "d", "e"};
+    const char *key = keys[rng_below(rng, 6)];
+    int64_t lease = (int64_t)rng_below(rng, 4);
+
+    switch (rng_below(rng, 12)) {
+    case 0: call_delete(b, c, key, NULL); break;
+    case 1: call_delete(b, c, key, "c"); break;
+    case 2: call_txn(b, c, key, "d"); break;
+    case 3: call_grant(b, c, lease, 60); break;
+    case 4: call_revoke(b, c, lease); break;
+    case 5:
+        call_compact(b, c, mvcc_revision(b->s->mvcc) - (int64_t)rng_below(rng, 20), false);
+        break;
+    default: call_put(b, c, key, "value", rng_below(rng, 3) ? 0 : lease); break;
+    }
+}
+
+/* Several entries a turn, and the housekeeper's deletions between turns. */
+static void live_random(struct box *b, struct report *report, int seed)
+{
+    enum { TURNS = 60, CALLS_MAX = 8 };
+    struct rng rng;
+
+    rng_init(&rng, (uint64_t)seed);
+    uint64_t flush_at = rng_below(&rng, TURNS);
+    box_run(b);
+    for (uint64_t turn = 0; turn < TURNS; turn++) {
+        struct call calls[CALLS_MAX];
+        uint64_t n = 1 + rng_below(&rng, CALLS_MAX);
+        for (uint64_t i = 0; i < n; i++) {
+            random_call(b, &calls[i], &rng);
+            server_submit(b->s, &calls[i].request);
+        }
+        box_run(b);
+        for (uint64_t i = 0; i < n; i++) {
+            check(calls[i].n_finished == 1);
+            call_deinit(&calls[i]);
+        }
+        if (turn == flush_at)
+            flush(b, report);
+    }
+}
+
+static void test_random_lives(void **state)
+{
+    enum { SEED = 100, ROUNDS = 12 };
+
+    printf("seeds %d to %d\n", SEED, SEED + ROUNDS - 1);
+    for (int seed = SEED; seed < SEED + ROUNDS; seed++) {
+        char *dir = test_dir_new();
+        struct report report = crash(dir, LIFE_RANDOM, seed);
+        struct box *b = recover(dir, &report);
+        box_free(b);
+    }
+}
+
+/* Replays that crash themselves, at a new place each time. */
+static void live_again(struct box *b, struct report *report, int turns)
+{
+    report->flushed = atomic_load(&b->s->state.applied);
+    for (int i = 0; i < turns; i++) {
+        check(node_turn(b->s->node, ++b->now_ms) == 0);
+        check(apply_turn(b->s->apply) == 0);
+    }
+    if (turns % 2)
+        flush(b, report);
+}
+
+static void test_crashes_in_replay(void **state)
+{
+    char *dir = test_dir_new();
+    struct report life = crash(dir, LIFE_RANDOM, 7), report;
+
+    report = life;
+    for (int turns = 0; turns < 6; turns++)
+        report = crash(dir, LIFE_AGAIN, turns);
+    struct box *b = box_new(dir);
+    box_open(b);
+    assert_int_equal(atomic_load(&b->s->state.applied), report.flushed);
+    box_run(b);
+    char *text = box_text(b);
+    assert_string_equal(text, life.text); /* empty entries of new leaders change nothing in it */
+    free(text);
+    box_free(b);
+}
+
+/* ---- the log is cut behind a flush ---- */
+
+static void live_released(struct box *b, struct report *report, int arg)
+{
+    box_run(b);
+    for (int i = 0; i < 400; i++)
+        check(box_put(b, "k", i % 2 ? "some value that makes the log longer" : "another") == OUTCOME_OK);
+    flush(b, report);
+    node_release(b->s->node, report->flushed - 10);
+    box_run(b);
+    for (int i = 0; i < 5; i++)
+        check(box_put(b, "k", "last") == OUTCOME_OK);
+}
+
+static void test_released_log(void **state)
+{
+    char *dir = test_dir_new();
+    struct report report = crash(dir, LIFE_RELEASED, 0);
+    struct box *b = recover(dir, &report);
+
+    assert_int_equal(box_put(b, "after", ""), OUTCOME_OK);
+    box_free(b);
+}
+
+/* ---- what must be refused ---- */
+
+static void live_two(struct box *b, struct report *report, int arg)
+{
+    box_run(b);
+    check(box_put(b, "k", "v") == OUTCOME_OK);
+    flush(b, report);
+}
+
+static void test_missing_log(void **state)
+{
+    char *dir = test_dir_new();
+    struct report report = crash(dir, LIFE_TWO, 0);
+    char *wal = mem_printf("%s/data/member/wal", dir), *moved = mem_printf("%s/moved", dir);
+    struct box *b = box_new(dir);
+
+    assert_true(report.flushed > 0);
+    assert_int_equal(rename(wal, moved), 0);
+    assert_int_equal(server_open(&b->s, &b->config, BOX_SEGMENT_BYTES), 1);
+    assert_null(b->s);
+    assert_int_equal(rename(moved, wal), 0);
+    box_open(b);
+    box_run(b);
+    free(wal);
+    free(moved);
+    box_free(b);
+}
+
+static void test_used_directory(void **state)
+{
+    struct box *b = box_start();
+    struct server *second = NULL;
+
+    assert_int_equal(server_open(&second, &b->config, BOX_SEGMENT_BYTES), 1);
+    assert_null(second);
+    assert_int_equal(box_put(b, "k", "v"), OUTCOME_OK);
+    box_free(b);
+}
+
+_Noreturn static void child(char **argv)
+{
+    static void (*const lives[LIFE_COUNT])(struct box *, struct report *, int) = {
+        [LIFE_LAST] = live_last,         [LIFE_RANDOM] = live_random, [LIFE_AGAIN] = live_again,
+        [LIFE_RELEASED] = live_released, [LIFE_TWO] = live_two,
+    };
+    struct box *b = box_new(mem_strdup(argv[1]));
+    struct report report = {0};
+
+    box_open(b);
+    lives[atoi(argv[2])](b, &report, atoi(argv[3]));
+    write_report(atoi(argv[4]), b, &report);
+    _exit(0);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_last_entries),      cmocka_unit_test(test_random_lives),
+        cmocka_unit_test(test_crashes_in_replay), cmocka_unit_test(test_released_log),
+        cmocka_unit_test(test_missing_log),       cmocka_unit_test(test_used_directory),
+    };
+    log_level_min = LOG_ERROR;
+    if (argc == 5)
+        child(argv);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
