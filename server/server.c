@@ -249,7 +249,7 @@ static int make_workers(struct server *s, struct bootstrap *b)
     return 0;
 }
 
-static int start_threads(struct server *s)
+int server_start_threads(struct server *s)
 {
     int r = scan_start(&s->scan);
 
@@ -327,7 +327,7 @@ int server_start(struct server **ret, const struct config *config)
 
     if (r != 0)
         return r;
-    r = start_threads(s); /* the housekeeper's first tick comes at once */
+    r = server_start_threads(s); /* the housekeeper's first tick comes at once */
     if (r != 0) {
         server_drain(s);
         server_stop(s);

@@ -7,6 +7,7 @@
 #include "server/server_metrics.h"
 
 #include "base/mem.h"
+#include "storage/wal.h"
 
 #define FAMILY(var, metric_name, metric_kind, text)                                                \
     struct metric var;                                                                             \
@@ -87,6 +88,7 @@ void server_metrics_register(const char *version, const char *member_id)
 {
 #define REGISTER(var, name, kind, text) metrics_register(&var##_family, &var);
     METRICS(REGISTER)
+    wal_metrics_register();
     metrics_register(&metric_wal_fsync_family, &metric_wal_fsync);
     metrics_register(&metric_backend_commit_family, &metric_backend_commit);
     if (!metric_version.family)

@@ -59,9 +59,11 @@ struct server {
     bool ready;
 };
 
-/* server_start() but for the threads: tests and the simulator call the turns themselves. Ends, as after
- * server_start(), with server_drain() and server_stop(). wal_segment_bytes: 0 = WAL_SEGMENT_BYTES. */
+/* The two halves of server_start(). Without threads, tests and the simulator call the turns
+ * themselves. Both ways end with server_drain() and server_stop(). wal_segment_bytes: 0 =
+ * WAL_SEGMENT_BYTES. */
 int server_open(struct server **ret, const struct config *config, uint64_t wal_segment_bytes);
+int server_start_threads(struct server *s);
 
 static inline struct response_header server_header(struct server *s, int64_t revision)
 {
