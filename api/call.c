@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One object per call, reused. It embeds the server's struct request, so that nothing is allocated between a call's arrival and the raft log.
+ * One object per call, reused. It embeds the server's struct request, so that nothing is allocated
+ * between a call's arrival and the raft log.
  *
- * What gRPC is asked for: one batch with everything an answer has, the notice that the call is over included. That notice is asked for by itself
- * only for calls that live long (call_watch(), from the queue's sweep) or stay open; then a client that goes away takes its request back
- * (server_cancel()). For a put that takes a millisecond it would cost more than it is worth: a client's deadline is known to the
- * server anyway, and the work of a cancelled proposal can't be undone.
+ * What gRPC is asked for: one batch with everything an answer has, the notice that the call is over
+ * included. That notice is asked for by itself only for calls that live long (call_watch(), from
+ * the queue's sweep) or stay open; then a client that goes away, or whose deadline is over, takes
+ * its request back (server_cancel()). For a put of a millisecond it would cost more than it is
+ * worth, and the work of a cancelled proposal can't be undone.
  *
- * finish() may come on any thread, also from inside server_submit(). On the queue's own thread the call goes on at once. On another thread
- * it goes through the inbox, but a lone call is answered right there: with one client that saves a thread switch, with many the
- * queue's thread sends whole batches for less. That is the one place where a foreign thread touches gRPC (call_finish_elsewhere()).
+ * finish() may come on any thread, also from inside server_submit(). On the queue's own thread the
+ * call goes on at once. On another thread it goes through the inbox, but a lone call is answered
+ * right there: with one client that saves a thread switch, with many the queue's thread sends whole
+ * batches for less. That is the one place where a foreign thread touches gRPC
+ * (call_finish_elsewhere()).
  *
  * Thread: as call.h says. Invariants:
  *  1. A call is answered once: call_answer() checks the phase.
@@ -138,7 +142,10 @@ void call_send_answer(struct call *call)
         op = add_op(op, GRPC_OP_RECV_CLOSE_ON_SERVER);
         op[-1].data.recv_close_on_server.cancelled = &call->is_cancelled;
     }
-    check(grpc_call_start_batch(call->grpc, ops, (size_t)(op - ops), &call->answered, NULL) == GRPC_CALL_OK);
+    grpc_call *grpc = call->grpc;
+    queue_publish(call->queue);
+    check(grpc_call_start_batch(grpc, ops, (size_t)(op - ops), &call->answered, NULL) ==
+          GRPC_CALL_OK);
 }
 
 /* Invariant 1. */
@@ -183,16 +190,23 @@ static void on_woken(struct queue_event *event, bool ok)
 static bool call_claim(struct call *call, enum call_claim claim)
 {
     int none = CLAIM_NONE;
-    return atomic_compare_exchange_strong_explicit(&call->claim, &none, (int)claim, memory_order_acq_rel, memory_order_acquire);
+    return atomic_compare_exchange_strong_explicit(&call->claim, &none, (int)claim,
+                                                   memory_order_acq_rel, memory_order_acquire);
 }
 
-/* The seam between the server's threads and gRPC. The phase is the queue's thread's: the call stays SUBMITTED until it is answered. */
+/* The seam between the server's threads and gRPC. The phase is the queue's thread's: the call stays
+ * SUBMITTED until it is answered. */
 static void call_finish_elsewhere(struct call *call)
 {
-    bool alone = atomic_load_explicit(&call->queue->n_calls, memory_order_relaxed) <= CALL_DIRECT_MAX;
+    bool alone =
+        atomic_load_explicit(&call->queue->n_calls, memory_order_relaxed) <= CALL_DIRECT_MAX;
     if (alone && call->step == answer_outcome && call_claim(call, CLAIM_ANSWER)) {
+        /* The queue's thread may let go of the call before start_batch has returned. */
+        grpc_call *grpc = call->grpc;
+        grpc_call_ref(grpc);
         call->status = *status_of(call->outcome);
         call_send_answer(call);
+        grpc_call_unref(grpc);
     } else {
         queue_push(call->queue, call);
     }
@@ -301,7 +315,8 @@ void call_send_message(struct call *call, call_step step)
     call->step = step;
     call->phase = CALL_SENDS;
     call->n_events++;
-    check(grpc_call_start_batch(call->grpc, ops, (size_t)(op - ops), &call->delivered, NULL) == GRPC_CALL_OK);
+    check(grpc_call_start_batch(call->grpc, ops, (size_t)(op - ops), &call->delivered, NULL) ==
+          GRPC_CALL_OK);
 }
 
 void call_stay_open(struct call *call)
@@ -316,7 +331,8 @@ void call_stay_open(struct call *call)
 
 static void call_end_early(struct call *call, enum outcome outcome)
 {
-    bool mine = call->phase == CALL_OPEN || (call->phase == CALL_SUBMITTED && server_cancel(call->server, &call->request));
+    bool mine = call->phase == CALL_OPEN ||
+                (call->phase == CALL_SUBMITTED && server_cancel(call->server, &call->request));
     if (mine)
         call_answer(call, outcome);
 }
@@ -406,8 +422,7 @@ static void header_read(struct bytes key, struct bytes value, struct call_header
         if (!h->version.data && bytes_equal(key, BYTES_LIT("client-api-version")))
             h->version = value;
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
@@ -416,7 +431,8 @@ static enum outcome call_read_headers(struct call *call)
 {
     struct call_headers h = {0};
     for (size_t i = 0; i < call->metadata.count; i++)
-        header_read(slice_bytes(&call->metadata.metadata[i].key), slice_bytes(&call->metadata.metadata[i].value), &h);
+        header_read(slice_bytes(&call->metadata.metadata[i].key),
+                    slice_bytes(&call->metadata.metadata[i].value), &h);
     struct bytes version = h.version.data ? h.version : BYTES_LIT("unknown");
     if (!decode_text_is_valid(version))
         return OUTCOME_INVALID_CLIENT_API_VERSION;
@@ -439,7 +455,7 @@ static enum outcome call_decode(struct call *call)
     int r = decode_message(call->method->request, call->payload, &call->arena, &message);
     call->message = message;
     if (r == DECODE_E_DEPTH)
-        return OUTCOME_TOO_MANY_OPS;      /* only transactions nest */
+        return OUTCOME_TOO_MANY_OPS; /* only transactions nest */
     if (r)
         return OUTCOME_MALFORMED;
     enum outcome outcome = call_read_headers(call);
@@ -451,7 +467,8 @@ static enum outcome call_decode(struct call *call)
 static void call_refuse_size(struct call *call, size_t message_bytes_max)
 {
     char *text = arena_alloc(&call->arena, 80);
-    snprintf(text, 80, "grpc: received message larger than max (%zu vs. %zu)", call->payload.len, message_bytes_max);
+    snprintf(text, 80, "grpc: received message larger than max (%zu vs. %zu)", call->payload.len,
+             message_bytes_max);
     call_answer_status(call, STATUS_RESOURCE_EXHAUSTED, text);
 }
 
@@ -460,7 +477,7 @@ void call_start(struct call *call, const struct method *method, size_t message_b
     call->method = method;
     call->arrived_ns = clock_mono_ns();
     call->phase = CALL_RUNS;
-    call->n_events = 1;                           /* its answer */
+    call->n_events = 1; /* its answer */
     call->message = NULL;
     metric_add(&method_metrics_of(method)->started, 1);
     if (!method->run) {

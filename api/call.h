@@ -2,14 +2,18 @@
 /*
  * The life of a call:
  *
- *   arrives ─> decoded, checked ─> handler ─> call_answer() ──────────────────────────────────────────────> answered, reused
- *                                     ├─> call_submit(): an entry of the raft log ─> finish() ─> resumed ─────^
- *                                     └─> call_read(): [read index] ─> run here or on a scan thread ──────────^
+ *   arrives ─> decoded, checked ─> handler ─┬─> call_answer() ──────────────> answered, reused
+ *                                           ├─> call_submit(): to the raft log, finish()
+ *                                           └─> call_read(): [read index], local state
  *
- * A server stream goes on with call_send_message() and ends with call_answer() like all others. Every call is answered exactly once.
+ * finish() and scan threads bring the call back to its queue's thread, which answers it.
  *
- * Thread: everything on the thread of the call's queue, except where it says otherwise. Between call_submit() (or a job on the scan pool) and
- * its resumption nothing but call_interrupt() and call_watch() touches the call.
+ * A server stream goes on with call_send_message() and ends with call_answer() like all others.
+ * Every call is answered exactly once.
+ *
+ * Thread: everything on the thread of the call's queue, except where it says otherwise. Between
+ * call_submit() (or a job on the scan pool) and its resumption nothing but call_interrupt() and
+ * call_watch() touches the call.
  */
 #pragma once
 
@@ -22,39 +26,50 @@
 #include "server/server.h"
 
 enum {
-    CALL_KEEP_BYTES_MAX = 8192,       /* a call object that needed more memory gives it back */
-    CALL_RESPONSE_COPY_MAX = 1024,    /* longer responses are handed to gRPC without copying */
-    CALL_DIRECT_MAX = 2,              /* with no more calls alive than this, the finishing thread answers itself */
+    CALL_KEEP_BYTES_MAX = 8192,    /* a call object that needed more memory gives it back */
+    CALL_RESPONSE_COPY_MAX = 1024, /* longer responses are handed to gRPC without copying */
+    CALL_DIRECT_MAX = 2,           /* no more calls alive: the finishing thread answers itself */
 };
 
 /* Who has the call when it is not being run. */
-enum call_phase { CALL_RUNS, CALL_SUBMITTED, CALL_SCANS, CALL_SENDS, CALL_OPEN, CALL_ANSWERED, CALL_DONE };
+enum call_phase {
+    CALL_RUNS,
+    CALL_SUBMITTED,
+    CALL_SCANS,
+    CALL_SENDS,
+    CALL_OPEN,
+    CALL_ANSWERED,
+    CALL_DONE
+};
 
-/* CLAIM_WATCH: the queue's thread asked for the event "closed" by itself. CLAIM_ANSWER: it is part of the answer. */
+/* CLAIM_WATCH: the queue's thread asked for the event "closed" by itself. CLAIM_ANSWER: it is part
+ * of the answer. */
 enum call_claim { CLAIM_NONE, CLAIM_WATCH, CLAIM_ANSWER };
 
-/* Runs on the queue's thread when the call goes on; call->outcome says how what it waited for ended. */
+/* Runs on the queue's thread when the call goes on; call->outcome says how what it waited for
+ * ended. */
 typedef void (*call_step)(struct call *call);
 /* A read from local state: the shape of server_range() and its like. Any thread. */
-typedef enum outcome (*call_read_fn)(struct server *server, const void *request, struct buf *response);
+typedef enum outcome (*call_read_fn)(struct server *server, const void *request,
+                                     struct buf *response);
 
 struct call {
-    struct request request;           /* what the server sees; request.response is the message to be sent */
+    struct request request; /* what the server sees; request.response is the message to be sent */
     struct queue *queue;
     const struct method *method;
     struct server *server;
-    const void *message;              /* the decoded request; in the arena */
+    const void *message; /* the decoded request; in the arena */
     struct arena arena;
     enum call_phase phase;
     enum outcome outcome;
-    call_step step;                   /* what call_resume() does */
+    call_step step; /* what call_resume() does */
     call_read_fn read;
     struct scan_job job;
-    void (*work)(struct call *call);  /* on a scan thread */
-    void *state;                      /* the handler's own, freed by cleanup() when the call ends */
+    void (*work)(struct call *call); /* on a scan thread */
+    void *state;                     /* the handler's own, freed by cleanup() when the call ends */
     void (*cleanup)(struct call *call);
-    bool last;                        /* streams: the message is the last one */
-    bool cancelled;                   /* the client went away */
+    bool last;      /* streams: the message is the last one */
+    bool cancelled; /* the client went away */
 
     /* Of the transport. */
     grpc_call *grpc;
@@ -63,13 +78,13 @@ struct call {
     grpc_byte_buffer *sent;
     struct bytes payload;
     bool headers_sent;
-    atomic_int claim;                 /* enum call_claim: who may ask gRPC for the end of the call */
-    int is_cancelled;                 /* written by gRPC */
-    unsigned n_events;                /* events to come: answered, closed, delivered */
+    atomic_int claim;  /* enum call_claim: who may ask gRPC for the end of the call */
+    int is_cancelled;  /* written by gRPC */
+    unsigned n_events; /* events to come: answered, closed, delivered */
     struct status status;
     uint64_t arrived_ns;
     struct queue_event woken, answered, closed, delivered;
-    struct list link;                 /* the queue's calls */
+    struct list link; /* the queue's calls */
     struct call *inbox_next;
 };
 
@@ -85,18 +100,21 @@ void call_submit(struct call *call, enum request_kind kind);
 void call_submit_payload(struct call *call, enum request_kind kind, struct bytes payload);
 
 struct call_read_options {
-    bool linearizable;                /* wait for a read index first */
-    bool scan;                        /* may take long: run it on the scan pool */
+    bool linearizable; /* wait for a read index first */
+    bool scan;         /* may take long: run it on the scan pool */
 };
 
 void call_read(struct call *call, const struct call_read_options *options, call_read_fn read);
 /* Waits for a read index, then takes the step with call->outcome set. */
 void call_read_index(struct call *call, call_step step);
-/* Runs work on the scan pool, which sets call->outcome, then takes the step. A full pool: OUTCOME_TOO_MANY_REQUESTS at once. */
+/* Runs work on the scan pool, which sets call->outcome, then takes the step. A full pool:
+ * OUTCOME_TOO_MANY_REQUESTS at once. */
 void call_scan(struct call *call, void (*work)(struct call *call), call_step step);
-/* Streams: sends request.response as one message and takes the step when it has left (outcome OK) or can't (OUTCOME_CANCELED). */
+/* Streams: sends request.response as one message and takes the step when it has left (outcome OK)
+ * or can't (OUTCOME_CANCELED). */
 void call_send_message(struct call *call, call_step step);
-/* Streams that stay open: takes no step, but ends with OUTCOME_CANCELED or OUTCOME_STOPPED when client or server ends it. */
+/* Streams that stay open: takes no step, but ends with OUTCOME_CANCELED or OUTCOME_STOPPED when
+ * client or server ends it. */
 void call_stay_open(struct call *call);
 
 /* ---- for queue.c and grpc.c ---- */

@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Request validation. The interesting part is the overlap check of transactions: no key may be put twice, nor put and deleted, in one
- * branch. etcd's rule for a list of operations, with P the keys put and D the deleted intervals:
+ * Request validation. The interesting part is the overlap check of transactions: no key may be put
+ * twice, nor put and deleted, in one branch. etcd's rule for a list of operations, with P the keys
+ * put and D the deleted intervals:
  *
- *   1. D starts as the list's own deletes, taken literally: "range_end = one zero byte" (all keys from here) is read as the byte string 0x00,
- *      which ends before it starts and so overlaps nothing.
- *   2. Each nested transaction in turn: check both its branches by themselves; then each put of its success branch must be in neither P nor D,
- *      each put of its failure branch likewise, but may be in P if the success branch put it there; then its deletes join D.
+ *   1. D starts as the list's own deletes, taken literally: "range_end = one zero byte" (all keys
+ * from here) is read as the byte string 0x00, which ends before it starts and so overlaps nothing.
+ *   2. Each nested transaction in turn: check both its branches by themselves; then each put of its
+ * success branch must be in neither P nor D, each put of its failure branch likewise, but may be in
+ * P if the success branch put it there; then its deletes join D.
  *   3. Each own put must be in neither P nor D.
  *
- * So deletes may overlap, and some overlaps with later siblings pass: clients rely on what etcd accepts, and we accept the same.
+ * So deletes may overlap, and some overlaps with later siblings pass: clients rely on what etcd
+ * accepts, and we accept the same.
  *
- * A message of 2 MiB holds some 300,000 nested operations, so P is a hash map and D a stack of sorted runs that double in size (each
- * interval is merged O(log n) times, a lookup is O(log² n)). Lists of up to OPS_SMALL plain operations, which is nearly all there are, need
- * neither. Recursion is bounded by the budget of operations: each level takes at least one.
+ * A message of 2 MiB holds some 300,000 nested operations, so P is a hash map and D a stack of
+ * sorted runs that double in size (each interval is merged O(log n) times, a lookup is O(log² n)).
+ * Lists of up to OPS_SMALL plain operations, which is nearly all there are, need neither. Recursion
+ * is bounded by the budget of operations: each level takes at least one.
  *
  * Thread: any; nothing is kept.
  */
@@ -42,9 +46,11 @@ enum outcome check_range_stream(const Etcdserverpb__RangeRequest *r)
     if (outcome)
         return outcome;
     /* Without an order the target has no say, here as in Range. */
-    if (r->sort_order != ORDER(NONE) && !(r->sort_order == ORDER(ASCEND) && r->sort_target == TARGET(KEY)))
+    if (r->sort_order != ORDER(NONE) &&
+        !(r->sort_order == ORDER(ASCEND) && r->sort_target == TARGET(KEY)))
         return OUTCOME_RANGE_STREAM_SORT;
-    if (r->min_mod_revision || r->max_mod_revision || r->min_create_revision || r->max_create_revision)
+    if (r->min_mod_revision || r->max_mod_revision || r->min_create_revision ||
+        r->max_create_revision)
         return OUTCOME_RANGE_STREAM_FILTER;
     return OUTCOME_OK;
 }
@@ -72,16 +78,11 @@ static enum outcome check_txn_fields(const Etcdserverpb__TxnRequest *r, size_t b
 static enum outcome check_op(const Etcdserverpb__RequestOp *op, size_t budget)
 {
     switch (op->request_case) {
-    case OP(RANGE):
-        return check_range(op->request_range);
-    case OP(PUT):
-        return check_put(op->request_put);
-    case OP(DELETE_RANGE):
-        return check_delete_range(op->request_delete_range);
-    case OP(TXN):
-        return check_txn_fields(op->request_txn, budget);
-    default:
-        return OUTCOME_KEY_NOT_FOUND;             /* etcd's answer to an operation that is none */
+    case OP(RANGE): return check_range(op->request_range);
+    case OP(PUT): return check_put(op->request_put);
+    case OP(DELETE_RANGE): return check_delete_range(op->request_delete_range);
+    case OP(TXN): return check_txn_fields(op->request_txn, budget);
+    default: return OUTCOME_KEY_NOT_FOUND; /* etcd's answer to an operation that is none */
     }
 }
 
@@ -118,7 +119,8 @@ static struct bytes put_key(const Etcdserverpb__RequestOp *op)
     return bytes_of(op->request_put->key.data, op->request_put->key.len);
 }
 
-/* A deleted interval. A point [k, k+0x00) is kept as such: end is not a string in the message then. */
+/* A deleted interval. A point [k, k+0x00) is kept as such: end is not a string in the message then.
+ */
 struct span {
     struct bytes begin;
     struct bytes end;
@@ -127,7 +129,8 @@ struct span {
 
 static struct span span_of(const Etcdserverpb__DeleteRangeRequest *r)
 {
-    struct span s = {bytes_of(r->key.data, r->key.len), bytes_of(r->range_end.data, r->range_end.len), r->range_end.len == 0};
+    struct span s = {bytes_of(r->key.data, r->key.len),
+                     bytes_of(r->range_end.data, r->range_end.len), r->range_end.len == 0};
     return s;
 }
 
@@ -161,7 +164,7 @@ struct span_run {
 };
 
 struct span_set {
-    struct span_run runs[RUNS_MAX];   /* each at least twice as long as the next */
+    struct span_run runs[RUNS_MAX]; /* each at least twice as long as the next */
     size_t n_runs;
 };
 
@@ -183,7 +186,8 @@ static struct span_run runs_merge(struct span_run a, struct span_run b)
     struct span_run out = {mem_alloc_raw((a.len + b.len) * sizeof(struct span)), 0};
     size_t i = 0, j = 0;
     while (i < a.len || j < b.len) {
-        bool take_a = j == b.len || (i < a.len && bytes_compare(a.spans[i].begin, b.spans[j].begin) <= 0);
+        bool take_a =
+            j == b.len || (i < a.len && bytes_compare(a.spans[i].begin, b.spans[j].begin) <= 0);
         run_append(&out, take_a ? &a.spans[i++] : &b.spans[j++]);
     }
     free(a.spans);
@@ -203,7 +207,7 @@ static void span_set_add_run(struct span_set *set, struct span_run run)
 static void span_set_add(struct span_set *set, struct span s)
 {
     if (!s.point && bytes_compare(s.begin, s.end) >= 0)
-        return;                                    /* contains nothing */
+        return; /* contains nothing */
     struct span_run run = {mem_alloc_raw(sizeof(s)), 1};
     run.spans[0] = s;
     span_set_add_run(set, run);
@@ -219,7 +223,8 @@ static void span_set_join(struct span_set *set, struct span_set *from)
 
 static bool run_contains(const struct span_run *run, struct bytes key)
 {
-    /* The last span that begins at or before key reaches furthest among those, because ends ascend. */
+    /* The last span that begins at or before key reaches furthest among those, because ends ascend.
+     */
     size_t low = 0, high = run->len;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -251,10 +256,12 @@ static void writes_deinit(struct writes *w)
     span_set_deinit(&w->deletes);
 }
 
-static enum outcome writes_collect(Etcdserverpb__RequestOp *const *ops, size_t n_ops, struct writes *w);
+static enum outcome writes_collect(Etcdserverpb__RequestOp *const *ops, size_t n_ops,
+                                   struct writes *w);
 
 /* Adds the puts of one branch. Keys that also_in holds may be there already. */
-static enum outcome writes_add_puts(struct writes *w, const struct map_bytes *puts, const struct map_bytes *also_in)
+static enum outcome writes_add_puts(struct writes *w, const struct map_bytes *puts,
+                                    const struct map_bytes *also_in)
 {
     size_t pos = 0;
     struct bytes key;
@@ -285,13 +292,15 @@ static enum outcome writes_add_txn(struct writes *w, const Etcdserverpb__TxnRequ
     return OUTCOME_OK;
 }
 
-static enum outcome writes_collect(Etcdserverpb__RequestOp *const *ops, size_t n_ops, struct writes *w)
+static enum outcome writes_collect(Etcdserverpb__RequestOp *const *ops, size_t n_ops,
+                                   struct writes *w)
 {
     for (size_t i = 0; i < n_ops; i++)
         if (ops[i]->request_case == OP(DELETE_RANGE))
             span_set_add(&w->deletes, span_of(ops[i]->request_delete_range));
     for (size_t i = 0; i < n_ops; i++) {
-        enum outcome outcome = ops[i]->request_case == OP(TXN) ? writes_add_txn(w, ops[i]->request_txn) : OUTCOME_OK;
+        enum outcome outcome =
+            ops[i]->request_case == OP(TXN) ? writes_add_txn(w, ops[i]->request_txn) : OUTCOME_OK;
         if (outcome)
             return outcome;
     }
@@ -326,7 +335,8 @@ static enum outcome check_overlap_small(Etcdserverpb__RequestOp *const *ops, siz
                 struct span s = span_of(ops[j]->request_delete_range);
                 if (span_contains(&s, key))
                     return OUTCOME_DUPLICATE_KEY;
-            } else if (j < i && ops[j]->request_case == OP(PUT) && bytes_equal(key, put_key(ops[j]))) {
+            } else if (j < i && ops[j]->request_case == OP(PUT) &&
+                       bytes_equal(key, put_key(ops[j]))) {
                 return OUTCOME_DUPLICATE_KEY;
             }
         }
@@ -373,24 +383,28 @@ static uint64_t ops_cost(Etcdserverpb__RequestOp *const *ops, size_t n_ops)
 
 uint64_t check_txn_cost(const Etcdserverpb__TxnRequest *r)
 {
-    uint64_t success = ops_cost(r->success, r->n_success), failure = ops_cost(r->failure, r->n_failure);
+    uint64_t success = ops_cost(r->success, r->n_success),
+             failure = ops_cost(r->failure, r->n_failure);
     return success > failure ? success : failure;
 }
 
 static bool ops_are_ranges(Etcdserverpb__RequestOp *const *ops, size_t n_ops, bool serializable)
 {
     for (size_t i = 0; i < n_ops; i++)
-        if (ops[i]->request_case != OP(RANGE) || (serializable && !ops[i]->request_range->serializable))
+        if (ops[i]->request_case != OP(RANGE) ||
+            (serializable && !ops[i]->request_range->serializable))
             return false;
     return true;
 }
 
 bool check_txn_read_only(const Etcdserverpb__TxnRequest *r)
 {
-    return ops_are_ranges(r->success, r->n_success, false) && ops_are_ranges(r->failure, r->n_failure, false);
+    return ops_are_ranges(r->success, r->n_success, false) &&
+           ops_are_ranges(r->failure, r->n_failure, false);
 }
 
 bool check_txn_serializable(const Etcdserverpb__TxnRequest *r)
 {
-    return ops_are_ranges(r->success, r->n_success, true) && ops_are_ranges(r->failure, r->n_failure, true);
+    return ops_are_ranges(r->success, r->n_success, true) &&
+           ops_are_ranges(r->failure, r->n_failure, true);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a request must satisfy before it is proposed or run: etcd's checks in etcd's order. All return OUTCOME_OK or the first complaint.
- * They look at the request alone, never at the store. Thread: any.
+ * What a request must satisfy before it is proposed or run: etcd's checks in etcd's order. All
+ * return OUTCOME_OK or the first complaint. They look at the request alone, never at the store.
+ * Thread: any.
  */
 #pragma once
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The Cluster service: the list of members. Changes come with consensus among several members. Thread: the call's queue. */
+/* The Cluster service: the list of members. Changes come with consensus among several members.
+ * Thread: the call's queue. */
 #include "api/call.h"
 #include "api/handlers.h"
 #include "rpc.pb-c.h"

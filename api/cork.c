@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The table of adopted sockets: by the peer's address in the form "1.2.3.4:5" or "[::1]:5", and by descriptor number. Entries live until their
- * number is taken by another connection, so there are never more than numbers that were in use at one time.
+ * The table of adopted sockets: by the peer's address in the form "1.2.3.4:5" or "[::1]:5", and by
+ * descriptor number. Entries live until their number is taken by another connection, so there are
+ * never more than numbers that were in use at one time.
  *
  * Thread: any, under one mutex. Invariant: an entry is in both indexes or in none.
  */
@@ -28,7 +29,7 @@ struct connection {
 struct cork {
     pthread_mutex_t lock;
     struct map_bytes by_peer;
-    struct map_u64 by_fd;             /* key: fd */
+    struct map_u64 by_fd; /* key: fd */
 };
 
 struct cork *cork_new(void)
@@ -70,7 +71,8 @@ static bool peer_of(int fd, char text[PEER_LEN_MAX])
         return false;
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address;
     bool mapped = IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr);
-    inet_ntop(mapped ? AF_INET : AF_INET6, in6->sin6_addr.s6_addr + (mapped ? 12 : 0), host, sizeof(host));
+    inet_ntop(mapped ? AF_INET : AF_INET6, in6->sin6_addr.s6_addr + (mapped ? 12 : 0), host,
+              sizeof(host));
     snprintf(text, PEER_LEN_MAX, mapped ? "%s:%u" : "[%s]:%u", host, ntohs(in6->sin6_port));
     return true;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Decoding of requests. protobuf-c recurses without limit and takes any bytes for a string, so a first pass over the wire form (which
- * itself recurses at most DECODE_DEPTH_MAX deep, in small frames) decides whether its decoder may see the message at all.
+ * Decoding of requests. protobuf-c recurses without limit and takes any bytes for a string, so a
+ * first pass over the wire form (which itself recurses at most DECODE_DEPTH_MAX deep, in small
+ * frames) decides whether its decoder may see the message at all.
  *
  * Thread: any; the arena belongs to the caller.
  *
@@ -24,7 +25,8 @@ static bool is_flat(const ProtobufCMessageDescriptor *descriptor)
     return true;
 }
 
-/* UTF-8 as Go's utf8.Valid sees it: no overlong forms, no surrogates, nothing above U+10FFFF. NUL is refused as well (invariant 2). */
+/* UTF-8 as Go's utf8.Valid sees it: no overlong forms, no surrogates, nothing above U+10FFFF. NUL
+ * is refused as well (invariant 2). */
 bool decode_text_is_valid(struct bytes s)
 {
     size_t i = 0;
@@ -36,7 +38,8 @@ bool decode_text_is_valid(struct bytes s)
         if (c < 0xC2 || c > 0xF4 || s.len - i < extra)
             return false;
         uint8_t d = s.data[i];
-        if ((c == 0xE0 && d < 0xA0) || (c == 0xED && d > 0x9F) || (c == 0xF0 && d < 0x90) || (c == 0xF4 && d > 0x8F))
+        if ((c == 0xE0 && d < 0xA0) || (c == 0xED && d > 0x9F) || (c == 0xF0 && d < 0x90) ||
+            (c == 0xF4 && d > 0x8F))
             return false;
         for (; extra; extra--)
             if ((s.data[i++] & 0xC0) != 0x80)
@@ -76,14 +79,18 @@ static int check_wire(const ProtobufCMessageDescriptor *descriptor, struct bytes
         if (!varint_get(&s, &tag) || tag >> 3 == 0 || tag >> 3 > UINT32_MAX >> 3)
             return DECODE_E_MALFORMED;
         unsigned wire = tag & 7;
-        bool ok = wire == WIRE_FIXED64 ? skip(&s, 8) : wire == WIRE_FIXED32 ? skip(&s, 4)
-                : (wire == WIRE_VARINT || wire == WIRE_BYTES) && varint_get(&s, &n);
+        bool ok = wire == WIRE_FIXED64 ? skip(&s, 8)
+                  : wire == WIRE_FIXED32
+                      ? skip(&s, 4)
+                      : (wire == WIRE_VARINT || wire == WIRE_BYTES) && varint_get(&s, &n);
         struct bytes value = {s.data, (size_t)n};
         if (!ok || (wire == WIRE_BYTES && !skip(&s, n)))
             return DECODE_E_MALFORMED;
         if (wire != WIRE_BYTES)
             continue;
-        int r = check_field(protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3)), value, depth);
+        int r =
+            check_field(protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3)),
+                        value, depth);
         if (r)
             return r;
     }
@@ -99,7 +106,8 @@ static void arena_ignore(void *arena, void *p)
 {
 }
 
-int decode_message(const ProtobufCMessageDescriptor *descriptor, struct bytes encoded, struct arena *arena, void **ret)
+int decode_message(const ProtobufCMessageDescriptor *descriptor, struct bytes encoded,
+                   struct arena *arena, void **ret)
 {
     if (!is_flat(descriptor)) {
         int r = check_wire(descriptor, encoded, 1);

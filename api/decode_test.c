@@ -71,17 +71,16 @@ static void test_depth(void **state)
 
     arena_init(&arena);
     _cleanup_(buf_deinit) struct buf deepest = nested_txn(DECODE_DEPTH_MAX);
-    assert_int_equal(decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&deepest), &arena,
-                            &message),
-                     0);
+    assert_int_equal(
+        decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&deepest), &arena, &message), 0);
     _cleanup_(buf_deinit) struct buf deeper = nested_txn(DECODE_DEPTH_MAX + 1);
-    assert_int_equal(decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&deeper), &arena,
-                            &message),
-                     DECODE_E_DEPTH);
+    assert_int_equal(
+        decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&deeper), &arena, &message),
+        DECODE_E_DEPTH);
     _cleanup_(buf_deinit) struct buf absurd = nested_txn(20000);
-    assert_int_equal(decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&absurd), &arena,
-                            &message),
-                     DECODE_E_DEPTH);
+    assert_int_equal(
+        decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&absurd), &arena, &message),
+        DECODE_E_DEPTH);
 }
 
 static void test_text(void **state)
@@ -135,11 +134,11 @@ static void test_garbage(void **state)
     _cleanup_(arena_deinit) struct arena arena;
     _cleanup_(buf_deinit) struct buf valid = nested_txn(9);
     struct rng rng;
-    uint64_t seed = rng_entropy();
+    const uint64_t seed = 20261124;
     unsigned accepted = 0;
 
     print_message("seed %llu\n", (unsigned long long)seed);
-    rng_seed(&rng, seed);
+    rng_init(&rng, seed);
     arena_init(&arena);
     for (unsigned round = 0; round < 20000; round++) {
         _cleanup_(buf_deinit) struct buf b = BUF_NULL;
@@ -152,8 +151,8 @@ static void test_garbage(void **state)
                 buf_append_u8(&b, (uint8_t)rng_next(&rng));
         if (round % 2)
             b.data[rng_below(&rng, b.len)] = (uint8_t)rng_next(&rng);
-        accepted += decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&b), &arena,
-                           &message) == 0;
+        accepted +=
+            decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&b), &arena, &message) == 0;
     }
     assert_in_range(accepted, 1, 19999);
 }
@@ -161,8 +160,8 @@ static void test_garbage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_put),          cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_text),         cmocka_unit_test(test_string_field),
+        cmocka_unit_test(test_put),     cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_text),    cmocka_unit_test(test_string_field),
         cmocka_unit_test(test_garbage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

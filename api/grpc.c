@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One gRPC server, a few completion queues with a thread each, and the calls requested beforehand ("slots"): gRPC hands out a call only to a slot
- * that waits for its method. A slot asks again as soon as its call has come, before the call is even looked at, so slots are not
- * the limit of calls under way; they are how many may arrive between two turns of a queue's thread.
+ * One gRPC server, a few completion queues with a thread each, and the calls requested beforehand
+ * ("slots", table.c says how many and why).
  *
- * Start: queues, server, port "external:client", methods, slots, threads. Stop: no new calls; streams that would stay open for ever end at once;
- * the others have until the grace is over, then they are taken back from the server and answered "server stopped"; what is left (a
- * client that doesn't read) is cancelled.
+ * Start: queues, server, port "external:client", methods, slots, threads. Stop: no new calls;
+ * streams that would stay open for ever end at once; the others have until the grace is over, then
+ * they are taken back from the server and answered "server stopped"; what is left (a client that
+ * doesn't read) is cancelled. The queues end when gRPC has shut down, every slot came back and no
+ * call is alive: gRPC itself waits for connections only, and would let a queue go too early.
  *
- * Thread: start, stop and free belong to the composition root; grpc_side_adopt() to the listener; the rest runs on the queues' threads.
- * Invariants:
+ * Thread: start, stop and free belong to the composition root; grpc_side_adopt() to the listener;
+ * the rest runs on the queues' threads. Invariants:
  *  1. The descriptor given to grpc_side_adopt() is gRPC's from then on.
- *  2. Every path in the table is registered; whatever else comes is answered UNIMPLEMENTED with grpc-go's words (unknown_answer()).
+ *  2. Every path in the table is registered; whatever else comes is answered UNIMPLEMENTED with
+ *     grpc-go's words (unknown_answer()).
  */
 #include "api/grpc.h"
 
@@ -35,8 +37,9 @@
 
 enum {
     QUEUES_MAX = 8,
-    UNKNOWN_PENDING = 4,                  /* slots per queue for paths that are not in the table */
-    MESSAGE_OVERHEAD_BYTES = 512 * 1024,  /* a request may be longer than --max-request-bytes by so much before it is refused unread */
+    UNKNOWN_PENDING = 4,                 /* slots per queue for paths that are not in the table */
+    MESSAGE_OVERHEAD_BYTES = 512 * 1024, /* a request may be longer than --max-request-bytes by so
+                                            much before it is refused unread */
     METADATA_BYTES_MAX = 64 * 1024,
     STREAM_WINDOW_BYTES = 512 * 1024,
     HANDSHAKE_MS = 10000,
@@ -50,13 +53,13 @@ struct slot {
     struct queue_event event;
     struct grpc_side *side;
     struct queue *queue;
-    const struct method *method;      /* NULL: a path not in the table */
+    const struct method *method; /* NULL: a path not in the table */
     void *registered;
     grpc_call *call;
-    gpr_timespec deadline;            /* not used: gRPC itself cancels a call that is past it */
+    gpr_timespec deadline; /* not used: gRPC itself cancels a call that is past it */
     grpc_metadata_array metadata;
     grpc_byte_buffer *payload;
-    grpc_call_details details;        /* unknown paths only */
+    grpc_call_details details; /* unknown paths only */
 };
 
 struct grpc_side {
@@ -71,33 +74,56 @@ struct grpc_side {
     size_t message_bytes_max;
     atomic_bool stopping;
     struct queue_event shutdown_event;
-    pthread_mutex_t lock;             /* guards shut_down */
-    pthread_cond_t changed;
-    bool shut_down;                   /* gRPC has no calls and no connections any more */
+    /* What stopping waits for: all of it, because gRPC's shutdown waits for connections, not for
+     * calls. */
+    atomic_size_t n_returned; /* slots that came back for good */
+    atomic_size_t n_unknown;  /* calls to unknown paths that are being answered */
+    atomic_bool shut_down;    /* gRPC's own word */
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* any of these may have changed */
 };
 
 /* The answer to a call whose path nobody knows. */
 struct unknown_call {
     struct queue_event event;
+    struct grpc_side *side;
     grpc_call *grpc;
     int is_cancelled;
     char text[512];
 };
 
+static void stop_progress(void *arg)
+{
+    struct grpc_side *g = arg;
+    check(pthread_mutex_lock(&g->lock) == 0);
+    check(pthread_cond_broadcast(&g->changed) == 0);
+    check(pthread_mutex_unlock(&g->lock) == 0);
+}
+
 /* ---- arrival ---- */
+
+static void slot_return(struct slot *slot)
+{
+    atomic_fetch_add(&slot->side->n_returned, 1);
+    stop_progress(slot->side);
+}
 
 static void slot_request(struct slot *slot)
 {
     struct grpc_side *g = slot->side;
     grpc_completion_queue *cq = slot->queue->cq;
-    if (atomic_load_explicit(&g->stopping, memory_order_relaxed))
+    if (atomic_load_explicit(&g->stopping, memory_order_relaxed)) {
+        slot_return(slot);
         return;
+    }
     grpc_call_error e;
     if (slot->method)
-        e = grpc_server_request_registered_call(g->grpc, slot->registered, &slot->call, &slot->deadline, &slot->metadata,
-                                                slot->method->run ? &slot->payload : NULL, cq, cq, &slot->event);
+        e = grpc_server_request_registered_call(
+            g->grpc, slot->registered, &slot->call, &slot->deadline, &slot->metadata,
+            slot->method->run ? &slot->payload : NULL, cq, cq, &slot->event);
     else
-        e = grpc_server_request_call(g->grpc, &slot->call, &slot->details, &slot->metadata, cq, cq, &slot->event);
+        e = grpc_server_request_call(g->grpc, &slot->call, &slot->details, &slot->metadata, cq, cq,
+                                     &slot->event);
     check(e == GRPC_CALL_OK);
 }
 
@@ -105,8 +131,10 @@ static void on_call(struct queue_event *event, bool ok)
 {
     struct slot *slot = container_of(event, struct slot, event);
     struct grpc_side *g = slot->side;
-    if (!ok)
-        return;                                   /* the server shuts down */
+    if (!ok) {
+        slot_return(slot);
+        return;
+    }
     struct call *call = queue_take_call(slot->queue);
     grpc_metadata_array spare = call->metadata;
     call->grpc = slot->call;
@@ -122,17 +150,19 @@ static void on_call(struct queue_event *event, bool ok)
 /* The text of an answer to a path that is not in the table. */
 static void unknown_text(struct bytes path, char *text, size_t size)
 {
-    struct bytes rest = path.len && path.data[0] == '/' ? bytes_of(path.data + 1, path.len - 1) : BYTES_NULL;
+    struct bytes rest =
+        path.len && path.data[0] == '/' ? bytes_of(path.data + 1, path.len - 1) : BYTES_NULL;
     const uint8_t *slash = rest.data ? memrchr(rest.data, '/', rest.len) : NULL;
     if (!slash) {
-        snprintf(text, size, "malformed method name: \"%.*s\"", (int)path.len, (const char *)path.data);
+        snprintf(text, size, "malformed method name: \"%.*s\"", (int)path.len,
+                 (const char *)path.data);
         return;
     }
     struct bytes service = bytes_of(rest.data, (size_t)(slash - rest.data));
     struct bytes name = bytes_of(slash + 1, rest.len - service.len - 1);
     if (method_service_is_known(service))
-        snprintf(text, size, "unknown method %.*s for service %.*s", (int)name.len, (const char *)name.data, (int)service.len,
-                 (const char *)service.data);
+        snprintf(text, size, "unknown method %.*s for service %.*s", (int)name.len,
+                 (const char *)name.data, (int)service.len, (const char *)service.data);
     else
         snprintf(text, size, "unknown service %.*s", (int)service.len, (const char *)service.data);
 }
@@ -140,8 +170,11 @@ static void unknown_text(struct bytes path, char *text, size_t size)
 static void on_unknown_answered(struct queue_event *event, bool ok)
 {
     struct unknown_call *u = container_of(event, struct unknown_call, event);
+    struct grpc_side *g = u->side;
     grpc_call_unref(u->grpc);
     free(u);
+    if (atomic_fetch_sub(&g->n_unknown, 1) == 1 && atomic_load(&g->stopping))
+        stop_progress(g);
 }
 
 static void unknown_answer(struct unknown_call *u)
@@ -150,8 +183,10 @@ static void unknown_answer(struct unknown_call *u)
     grpc_op ops[3] = {
         {.op = GRPC_OP_SEND_INITIAL_METADATA},
         {.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
-         .data.send_status_from_server = {.status = GRPC_STATUS_UNIMPLEMENTED, .status_details = &text}},
-        {.op = GRPC_OP_RECV_CLOSE_ON_SERVER, .data.recv_close_on_server.cancelled = &u->is_cancelled},
+         .data.send_status_from_server = {.status = GRPC_STATUS_UNIMPLEMENTED,
+                                          .status_details = &text}},
+        {.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
+         .data.recv_close_on_server.cancelled = &u->is_cancelled},
     };
     u->event.run = on_unknown_answered;
     check(grpc_call_start_batch(u->grpc, ops, 3, &u->event, NULL) == GRPC_CALL_OK);
@@ -160,12 +195,17 @@ static void unknown_answer(struct unknown_call *u)
 static void on_unknown_call(struct queue_event *event, bool ok)
 {
     struct slot *slot = container_of(event, struct slot, event);
-    if (!ok)
+    if (!ok) {
+        slot_return(slot);
         return;
+    }
     struct unknown_call *u = mem_new(struct unknown_call);
     grpc_slice path = slot->details.method;
+    u->side = slot->side;
     u->grpc = slot->call;
-    unknown_text(bytes_of(GRPC_SLICE_START_PTR(path), GRPC_SLICE_LENGTH(path)), u->text, sizeof(u->text));
+    atomic_fetch_add(&u->side->n_unknown, 1);
+    unknown_text(bytes_of(GRPC_SLICE_START_PTR(path), GRPC_SLICE_LENGTH(path)), u->text,
+                 sizeof(u->text));
     grpc_call_details_destroy(&slot->details);
     grpc_call_details_init(&slot->details);
     slot->metadata.count = 0;
@@ -189,7 +229,8 @@ static int pointer_compare(void *a, void *b)
     return a < b ? -1 : a > b;
 }
 
-static const grpc_arg_pointer_vtable pointer_vtable = {pointer_copy, pointer_destroy, pointer_compare};
+static const grpc_arg_pointer_vtable pointer_vtable = {pointer_copy, pointer_destroy,
+                                                       pointer_compare};
 
 struct args {
     grpc_arg items[ARGS_MAX];
@@ -200,14 +241,17 @@ static void arg_add(struct args *args, const char *key, int64_t value)
 {
     check(args->len < ARGS_MAX);
     int bounded = value > INT32_MAX ? INT32_MAX : (int)value;
-    args->items[args->len++] = (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = bounded};
+    args->items[args->len++] =
+        (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = bounded};
 }
 
 static void args_build(struct grpc_side *g, const struct config *config, struct args *args)
 {
-    args->items[args->len++] = (grpc_arg){
-        .type = GRPC_ARG_POINTER, .key = (char *)external_address, .value.pointer = {&g->external, &pointer_vtable}};
-    /* gRPC would refuse a message that is too long in words of its own: let it take twice as much, and refuse in etcd's (call.c). */
+    args->items[args->len++] = (grpc_arg){.type = GRPC_ARG_POINTER,
+                                          .key = (char *)external_address,
+                                          .value.pointer = {&g->external, &pointer_vtable}};
+    /* gRPC would refuse a message that is too long in words of its own: let it take twice as much,
+     * and refuse in etcd's (call.c). */
     arg_add(args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, 2 * (int64_t)g->message_bytes_max);
     arg_add(args, GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1);
     arg_add(args, GRPC_ARG_MAX_CONCURRENT_STREAMS, config->max_concurrent_streams);
@@ -215,10 +259,12 @@ static void args_build(struct grpc_side *g, const struct config *config, struct 
     arg_add(args, GRPC_ARG_KEEPALIVE_TIME_MS, config->grpc_keepalive_interval_ns / 1000000);
     arg_add(args, GRPC_ARG_KEEPALIVE_TIMEOUT_MS, config->grpc_keepalive_timeout_ns / 1000000);
     arg_add(args, GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0);
-    arg_add(args, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, config->grpc_keepalive_min_time_ns / 1000000);
+    arg_add(args, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+            config->grpc_keepalive_min_time_ns / 1000000);
     arg_add(args, GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS);
     arg_add(args, GRPC_ARG_ENABLE_CHANNELZ, 0);
-    /* Probing for the bandwidth costs 6 % of a call's CPU time; a fixed window that holds the usual request serves as well. */
+    /* Probing for the bandwidth costs 6 % of a call's CPU time; a fixed window that holds the usual
+     * request serves as well. */
     arg_add(args, GRPC_ARG_HTTP2_BDP_PROBE, 0);
     arg_add(args, GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, STREAM_WINDOW_BYTES);
 }
@@ -232,7 +278,8 @@ static void server_create(struct grpc_side *g, const struct config *config)
     for (size_t i = 0; i < g->n_queues; i++)
         grpc_server_register_completion_queue(g->grpc, g->queues[i]->cq, NULL);
     grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
-    /* Returns a port number, of which an external address has none; the handler below is the proof. */
+    /* Returns a port number, of which an external address has none; the handler below is the proof.
+     */
     (void)grpc_server_add_http2_port(g->grpc, external_address, credentials);
     grpc_server_credentials_release(credentials);
     check(g->external);
@@ -243,7 +290,8 @@ static size_t slots_per_queue(const struct grpc_side *g, const struct method *me
     return (method->pending + g->n_queues - 1) / g->n_queues;
 }
 
-static void slot_init(struct grpc_side *g, struct queue *q, const struct method *method, void *registered)
+static void slot_init(struct grpc_side *g, struct queue *q, const struct method *method,
+                      void *registered)
 {
     struct slot *slot = &g->slots[g->n_slots++];
     slot->event.run = method ? on_call : on_unknown_call;
@@ -283,32 +331,36 @@ static size_t queue_count(void)
 static void on_shutdown(struct queue_event *event, bool ok)
 {
     struct grpc_side *g = container_of(event, struct grpc_side, shutdown_event);
-    check(pthread_mutex_lock(&g->lock) == 0);
-    g->shut_down = true;
-    check(pthread_cond_broadcast(&g->changed) == 0);
-    check(pthread_mutex_unlock(&g->lock) == 0);
+    atomic_store(&g->shut_down, true);
+    stop_progress(g);
 }
 
 static void grpc_side_init(struct grpc_side *g, struct server *server, const struct config *config)
 {
     pthread_condattr_t attributes;
-    check(pthread_condattr_init(&attributes) == 0 && pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0);
-    check(pthread_mutex_init(&g->lock, NULL) == 0 && pthread_cond_init(&g->changed, &attributes) == 0);
+    check(pthread_condattr_init(&attributes) == 0 &&
+          pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0);
+    check(pthread_mutex_init(&g->lock, NULL) == 0 &&
+          pthread_cond_init(&g->changed, &attributes) == 0);
     pthread_condattr_destroy(&attributes);
     g->server = server;
     g->message_bytes_max = (size_t)config->max_request_bytes + MESSAGE_OVERHEAD_BYTES;
     g->shutdown_event.run = on_shutdown;
     g->cork = cork_new();
     g->n_queues = queue_count();
-    for (size_t i = 0; i < g->n_queues; i++)
+    for (size_t i = 0; i < g->n_queues; i++) {
         g->queues[i] = queue_new(server, g->cork);
+        g->queues[i]->idle = stop_progress;
+        g->queues[i]->idle_arg = g;
+    }
 }
 
 int grpc_side_start(struct grpc_side **ret, struct server *server)
 {
     const struct config *config = server_config(server);
     struct grpc_side *g = mem_new(struct grpc_side);
-    setenv("GRPC_VERBOSITY", "NONE", 0);          /* its messages are not in our format and tell a user nothing */
+    setenv("GRPC_VERBOSITY", "NONE",
+           0); /* its messages are not in our format and tell a user nothing */
     grpc_external_tune();
     grpc_init();
     grpc_metrics_register(strcmp(config->metrics, "extensive") == 0);
@@ -336,8 +388,16 @@ void grpc_side_adopt(struct grpc_side *g, int fd)
 
 /* ---- stop ---- */
 
-/* False: not shut down within that time. */
-static bool shutdown_wait(struct grpc_side *g, uint64_t timeout_ms)
+static bool is_stopped(struct grpc_side *g)
+{
+    size_t n_calls = atomic_load(&g->n_unknown);
+    for (size_t i = 0; i < g->n_queues; i++)
+        n_calls += atomic_load(&g->queues[i]->n_calls);
+    return atomic_load(&g->shut_down) && atomic_load(&g->n_returned) == g->n_slots && n_calls == 0;
+}
+
+/* False: not stopped within that time. */
+static bool stop_wait(struct grpc_side *g, uint64_t timeout_ms)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -349,9 +409,9 @@ static bool shutdown_wait(struct grpc_side *g, uint64_t timeout_ms)
     }
     check(pthread_mutex_lock(&g->lock) == 0);
     int r = 0;
-    while (!g->shut_down && r == 0)
+    while (!is_stopped(g) && r == 0)
         r = pthread_cond_timedwait(&g->changed, &g->lock, &until);
-    bool done = g->shut_down;
+    bool done = is_stopped(g);
     check(pthread_mutex_unlock(&g->lock) == 0);
     return done;
 }
@@ -367,14 +427,14 @@ void grpc_side_stop(struct grpc_side *g, uint64_t grace_ms)
     atomic_store(&g->stopping, true);
     queues_set_stop(g, QUEUE_STOPPING);
     grpc_server_shutdown_and_notify(g->grpc, g->queues[0]->cq, &g->shutdown_event);
-    if (shutdown_wait(g, grace_ms))
+    if (stop_wait(g, grace_ms))
         return;
     queues_set_stop(g, QUEUE_CANCELING);
-    if (shutdown_wait(g, CANCEL_WAIT_MS))
+    if (stop_wait(g, CANCEL_WAIT_MS))
         return;
     /* What is left can't send, or waits for a job that nobody can stop but that ends. */
     grpc_server_cancel_all_calls(g->grpc);
-    while (!shutdown_wait(g, 1000))
+    while (!stop_wait(g, 1000))
         log_warn("waiting for calls to end");
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Counters per method. Thread: registration by whoever starts first; counting is relaxed atomics. The client versions are the only label
- * set that grows: under a mutex, up to CLIENT_VERSIONS_MAX; each thread remembers the version it saw last.
+ * Counters per method. Thread: registration by whoever starts first; counting is relaxed atomics.
+ * The client versions are the only label set that grows: under a mutex, up to CLIENT_VERSIONS_MAX;
+ * each thread remembers the version it saw last.
  */
 #include "api/grpc_metrics.h"
 
@@ -14,28 +15,38 @@ struct method_metrics method_metrics[METHOD_COUNT];
 struct metric grpc_metrics_received_bytes;
 struct metric grpc_metrics_sent_bytes;
 
-static struct metric_family started = {
-    .name = "grpc_server_started_total", .help = "Total number of RPCs started on the server.", .kind = METRIC_COUNTER};
+static struct metric_family started = {.name = "grpc_server_started_total",
+                                       .help = "Total number of RPCs started on the server.",
+                                       .kind = METRIC_COUNTER};
 static struct metric_family handled = {
     .name = "grpc_server_handled_total",
-    .help = "Total number of RPCs completed on the server, regardless of success or failure.", .kind = METRIC_COUNTER};
+    .help = "Total number of RPCs completed on the server, regardless of success or failure.",
+    .kind = METRIC_COUNTER};
 static struct metric_family received = {
-    .name = "grpc_server_msg_received_total", .help = "Total number of RPC stream messages received on the server.",
+    .name = "grpc_server_msg_received_total",
+    .help = "Total number of RPC stream messages received on the server.",
     .kind = METRIC_COUNTER};
-static struct metric_family sent = {
-    .name = "grpc_server_msg_sent_total", .help = "Total number of gRPC stream messages sent by the server.", .kind = METRIC_COUNTER};
-static struct metric_family seconds = {
-    .name = "grpc_server_handling_seconds",
-    .help = "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
-    .kind = METRIC_HISTOGRAM, .bounds = metric_bounds_default, .n_bounds = sizeof(metric_bounds_default) / sizeof(double)};
+static struct metric_family sent = {.name = "grpc_server_msg_sent_total",
+                                    .help =
+                                        "Total number of gRPC stream messages sent by the server.",
+                                    .kind = METRIC_COUNTER};
+static struct metric_family seconds = {.name = "grpc_server_handling_seconds",
+                                       .help =
+                                           "Histogram of response latency (seconds) of gRPC that "
+                                           "had been application-level handled by the server.",
+                                       .kind = METRIC_HISTOGRAM,
+                                       .bounds = metric_bounds_default,
+                                       .n_bounds = sizeof(metric_bounds_default) / sizeof(double)};
 static struct metric_family received_bytes = {
-    .name = "etcd_network_client_grpc_received_bytes_total", .help = "The total number of bytes received from grpc clients.",
+    .name = "etcd_network_client_grpc_received_bytes_total",
+    .help = "The total number of bytes received from grpc clients.",
     .kind = METRIC_COUNTER};
-static struct metric_family sent_bytes = {
-    .name = "etcd_network_client_grpc_sent_bytes_total", .help = "The total number of bytes sent to grpc clients.",
-    .kind = METRIC_COUNTER};
+static struct metric_family sent_bytes = {.name = "etcd_network_client_grpc_sent_bytes_total",
+                                          .help = "The total number of bytes sent to grpc clients.",
+                                          .kind = METRIC_COUNTER};
 static struct metric_family client_requests = {
-    .name = "etcd_server_client_requests_total", .help = "The total number of client requests per client version.",
+    .name = "etcd_server_client_requests_total",
+    .help = "The total number of client requests per client version.",
     .kind = METRIC_COUNTER};
 
 static bool registered;
@@ -45,15 +56,18 @@ static void register_method(const struct method *method)
 {
     struct method_metrics *m = method_metrics_of(method);
     struct bytes service = method_service(method), name = method_name(method);
-    const char *labels = mem_printf("grpc_method=\"%.*s\",grpc_service=\"%.*s\",grpc_type=\"%s\"", (int)name.len, (const char *)name.data,
-                                    (int)service.len, (const char *)service.data, method_type_name(method->type));
+    const char *labels = mem_printf("grpc_method=\"%.*s\",grpc_service=\"%.*s\",grpc_type=\"%s\"",
+                                    (int)name.len, (const char *)name.data, (int)service.len,
+                                    (const char *)service.data, method_type_name(method->type));
     metrics_register_labelled(&started, &m->started, labels);
     metrics_register_labelled(&received, &m->received, labels);
     metrics_register_labelled(&sent, &m->sent, labels);
     if (extensive_metrics)
         metrics_register_labelled(&seconds, &m->seconds, labels);
     for (enum status_code code = 0; code < STATUS_CODE_COUNT; code++)
-        metrics_register_labelled(&handled, &m->handled[code], mem_printf("grpc_code=\"%s\",%s", status_code_name(code), labels));
+        metrics_register_labelled(
+            &handled, &m->handled[code],
+            mem_printf("grpc_code=\"%s\",%s", status_code_name(code), labels));
 }
 
 void grpc_metrics_register(bool extensive)
@@ -77,7 +91,7 @@ bool grpc_metrics_extensive(void)
 
 struct client_version {
     struct bytes version;
-    struct metric calls[2];           /* unary, stream */
+    struct metric calls[2]; /* unary, stream */
     bool registered[2];
 };
 
@@ -128,7 +142,8 @@ void grpc_metrics_client_request(bool stream, struct bytes version)
         check(pthread_mutex_lock(&versions_lock) == 0);
         v = version_find(version);
         if (!v->registered[stream])
-            metrics_register_labelled(&client_requests, &v->calls[stream], version_labels(v->version, stream));
+            metrics_register_labelled(&client_requests, &v->calls[stream],
+                                      version_labels(v->version, stream));
         v->registered[stream] = true;
         check(pthread_mutex_unlock(&versions_lock) == 0);
         last[stream] = v;

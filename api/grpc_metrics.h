@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The metrics of the gRPC side, with the names and labels of etcd (which takes grpc_* from go-grpc-middleware). All label sets of all
- * methods exist from the start with value 0. Thread: any, but grpc_metrics_register() comes first.
+ * The metrics of the gRPC side, with the names and labels of etcd (which takes grpc_* from
+ * go-grpc-middleware). All label sets of all methods exist from the start with value 0. Thread:
+ * any, but grpc_metrics_register() comes first.
  */
 #pragma once
 
@@ -14,10 +15,10 @@ struct method_metrics {
     struct metric received;
     struct metric sent;
     struct metric handled[STATUS_CODE_COUNT];
-    struct metric seconds;            /* registered and counted with --metrics=extensive only */
+    struct metric seconds; /* registered and counted with --metrics=extensive only */
 };
 
-extern struct method_metrics method_metrics[METHOD_COUNT];    /* in the order of methods[] */
+extern struct method_metrics method_metrics[METHOD_COUNT]; /* in the order of methods[] */
 extern struct metric grpc_metrics_received_bytes;
 extern struct metric grpc_metrics_sent_bytes;
 
@@ -32,6 +33,7 @@ static inline struct method_metrics *method_metrics_of(const struct method *meth
 
 enum { CLIENT_VERSIONS_MAX = 64, CLIENT_VERSION_LEN_MAX = 64 };
 
-/* Counts a call of a client that calls its API version so (from metadata, any bytes that are UTF-8). Versions that are too many or too long
- * are counted as "other", so that a client can't fill the memory. */
+/* Counts a call of a client that calls its API version so (from metadata, any bytes that are
+ * UTF-8). Versions that are too many or too long are counted as "other", so that a client can't
+ * fill the memory. */
 void grpc_metrics_client_request(bool stream, struct bytes version);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The handlers that the table of methods points to, one file per service. Check functions run anywhere; the others on the call's queue.
+ * The handlers that the table of methods points to, one file per service. Check functions run
+ * anywhere; the others on the call's queue.
  */
 #pragma once
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * grpc.health.v1: the only service with a status is "" (the whole server), and it serves from the moment gRPC does. Watch sends the status
- * and stays open. Thread: the call's queue.
+ * grpc.health.v1: the only service with a status is "" (the whole server), and it serves from the
+ * moment gRPC does. Watch sends the status and stays open. Thread: the call's queue.
  */
 #include "api/call.h"
 #include "api/handlers.h"
@@ -44,7 +44,8 @@ void health_check(struct call *call)
 void health_list(struct call *call)
 {
     Grpc__Health__V1__HealthCheckResponse status = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-    Grpc__Health__V1__HealthListResponse__StatusesEntry entry = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__STATUSES_ENTRY__INIT;
+    Grpc__Health__V1__HealthListResponse__StatusesEntry entry =
+        GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__STATUSES_ENTRY__INIT;
     Grpc__Health__V1__HealthListResponse m = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__INIT;
     status.status = SERVING;
     entry.key = (char *)"";

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The KV service. Writes become entries of the raft log; reads wait for a read index unless they are serializable, then run on local state: one key
- * on the queue's thread, everything that has to count or walk an interval on the scan pool, so that a long list delays nobody.
+ * The KV service. Writes become entries of the raft log; reads wait for a read index unless they
+ * are serializable, then run on local state: one key on the queue's thread, everything that has to
+ * count or walk an interval on the scan pool, so that a long list delays nobody.
  *
- * Thread: checks any, the rest the call's queue. The order of checks is etcd's: quota, fields, overlaps, then what server_submit() does.
+ * Thread: checks any, the rest the call's queue. The order of checks is etcd's: quota, fields,
+ * overlaps, then what server_submit() does.
  */
 #include "api/call.h"
 #include "api/check.h"
@@ -23,13 +25,15 @@ static bool range_is_point(const Etcdserverpb__RangeRequest *r)
 void kv_range(struct call *call)
 {
     const Etcdserverpb__RangeRequest *r = call->message;
-    struct call_read_options options = {.linearizable = !r->serializable, .scan = !range_is_point(r)};
+    struct call_read_options options = {.linearizable = !r->serializable,
+                                        .scan = !range_is_point(r)};
     call_read(call, &options, server_range);
 }
 
 enum outcome kv_put_check(struct server *server, const void *request)
 {
-    return server_quota_exceeded(server, check_put_cost(request)) ? OUTCOME_NO_SPACE : check_put(request);
+    return server_quota_exceeded(server, check_put_cost(request)) ? OUTCOME_NO_SPACE
+                                                                  : check_put(request);
 }
 
 void kv_put(struct call *call)
@@ -78,8 +82,10 @@ void kv_txn(struct call *call)
         call_submit(call, REQUEST_TXN);
         return;
     }
-    bool points = compares_are_points(r) && ops_are_points(r->success, r->n_success) && ops_are_points(r->failure, r->n_failure);
-    struct call_read_options options = {.linearizable = !check_txn_serializable(r), .scan = !points};
+    bool points = compares_are_points(r) && ops_are_points(r->success, r->n_success) &&
+                  ops_are_points(r->failure, r->n_failure);
+    struct call_read_options options = {.linearizable = !check_txn_serializable(r),
+                                        .scan = !points};
     call_read(call, &options, server_txn_read_only);
 }
 

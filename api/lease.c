@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The Lease service without its stream (LeaseKeepAlive comes with the streams). Thread: the call's queue.
+ * The Lease service without its stream (LeaseKeepAlive comes with the streams). Thread: the call's
+ * queue.
  */
 #include "api/call.h"
 #include "api/check.h"
@@ -12,7 +13,8 @@ enum outcome lease_grant_check(struct server *server, const void *request)
 }
 
 /* The proposer chooses the id, so that apply is deterministic: the entry carries it. */
-static struct bytes grant_encode_with_id(struct call *call, const Etcdserverpb__LeaseGrantRequest *r)
+static struct bytes grant_encode_with_id(struct call *call,
+                                         const Etcdserverpb__LeaseGrantRequest *r)
 {
     Etcdserverpb__LeaseGrantRequest grant = *r;
     grant.id = server_lease_id(call->server);
@@ -25,7 +27,8 @@ static struct bytes grant_encode_with_id(struct call *call, const Etcdserverpb__
 void lease_grant_call(struct call *call)
 {
     const Etcdserverpb__LeaseGrantRequest *r = call->message;
-    call_submit_payload(call, REQUEST_LEASE_GRANT, r->id ? call->payload : grant_encode_with_id(call, r));
+    call_submit_payload(call, REQUEST_LEASE_GRANT,
+                        r->id ? call->payload : grant_encode_with_id(call, r));
 }
 
 void lease_revoke_call(struct call *call)
@@ -33,7 +36,8 @@ void lease_revoke_call(struct call *call)
     call_submit(call, REQUEST_LEASE_REVOKE);
 }
 
-/* etcd's leader waits until it has applied what is committed; a read index implies that. The attached keys may be many. */
+/* etcd's leader waits until it has applied what is committed; a read index implies that. The
+ * attached keys may be many. */
 void lease_time_to_live_call(struct call *call)
 {
     const Etcdserverpb__LeaseTimeToLiveRequest *r = call->message;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The Maintenance service. Hashes and Defragment walk the whole store, so they run on the scan pool. Alarm goes through the raft log also when
- * it only asks, as in etcd. Thread: the call's queue.
+ * The Maintenance service. Hashes and Defragment walk the whole store, so they run on the scan
+ * pool. Alarm goes through the raft log also when it only asks, as in etcd. Thread: the call's
+ * queue.
  */
 #include "api/call.h"
 #include "api/handlers.h"

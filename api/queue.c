@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The loop of a queue's thread: take an event from gRPC, run it; when nothing is at hand, send the answers collected so far; when there
- * are none, sleep.
+ * The loop of a queue's thread: take an event from gRPC, run it; when nothing is at hand, send the
+ * answers collected so far; when there are none, sleep.
  *
- * The inbox is a stack under one atomic pointer. A push to an empty inbox of a sleeping queue does not push at all: it marks the queue awake
- * and sends its call as gRPC's event (an empty batch is put into the completion queue at once). Until that event is taken, pushes only
- * link themselves in. So a batch of finished requests costs one wake-up, and none is ever lost: the drain sets the inbox back to
- * "asleep" in the same exchange that takes its contents.
+ * The inbox is a stack under one atomic pointer. A push to an empty inbox of a sleeping queue does
+ * not push at all: it marks the queue awake and sends its call as gRPC's event (an empty batch is
+ * put into the completion queue at once). Until that event is taken, pushes only link themselves
+ * in. So a batch of finished requests costs one wake-up, and none is ever lost: the drain sets the
+ * inbox back to "asleep" in the same exchange that takes its contents.
  *
- * A call that lives longer than a sweep or two starts to watch for its client going away (call_watch()); the many short ones save that.
+ * A call that lives longer than a sweep or two starts to watch for its client going away
+ * (call_watch()); the many short ones save that.
  *
  * Thread: as queue.h says. Invariants:
  *  1. The inbox is not NULL exactly while one wake event is under way.
- *  2. A call in the inbox, or on its way as the wake event, is touched by nobody until the queue's thread resumes it.
+ *  2. A call in the inbox, or on its way as the wake event, is touched by nobody until the queue's
+ *     thread resumes it.
+ *  3. A foreign thread that makes gRPC post an event says queue_publish() first; the queue's thread
+ *     reads the counter after each event. gRPC promises nothing about memory order.
  */
 #include "api/queue.h"
 
@@ -40,14 +45,17 @@ void queue_push(struct queue *q, struct call *call)
     for (;;) {
         struct call *next = first ? call : QUEUE_AWAKE;
         call->inbox_next = first;
-        if (atomic_compare_exchange_weak_explicit(&q->inbox, &first, next, memory_order_acq_rel, memory_order_relaxed))
+        if (atomic_compare_exchange_weak_explicit(&q->inbox, &first, next, memory_order_acq_rel,
+                                                  memory_order_relaxed))
             break;
     }
     if (first)
         return;
-    /* The queue's thread may take the event, answer the call and let go of it before start_batch has returned. */
+    /* The queue's thread may take the event, answer the call and let go of it before start_batch
+     * has returned. */
     grpc_call *grpc = call->grpc;
     grpc_call_ref(grpc);
+    queue_publish(q);
     check(grpc_call_start_batch(grpc, NULL, 0, &call->woken, NULL) == GRPC_CALL_OK);
     grpc_call_unref(grpc);
 }
@@ -59,7 +67,8 @@ void queue_set_stop(struct queue *q, enum queue_stop stop)
 
 /* ---- the queue's thread ---- */
 
-/* The event of the call that woke the queue has come: go on with it and with all that came after it. */
+/* The event of the call that woke the queue has come: go on with it and with all that came after
+ * it. */
 void queue_drain(struct queue *q, struct call *woken)
 {
     struct call *call = atomic_exchange_explicit(&q->inbox, NULL, memory_order_acq_rel);
@@ -84,7 +93,7 @@ static void queue_check_stop(struct queue *q)
     if (stop == q->stop_seen)
         return;
     q->stop_seen = stop;
-    list_for_each_safe(it, next, &q->calls)
+    list_for_each_safe (it, next, &q->calls)
         call_interrupt(container_of(it, struct call, link), stop == QUEUE_CANCELING);
 }
 
@@ -98,21 +107,25 @@ struct call *queue_take_call(struct queue *q)
         call = call_new(q);
     }
     list_push(&q->calls, &call->link);
-    atomic_store_explicit(&q->n_calls, atomic_load_explicit(&q->n_calls, memory_order_relaxed) + 1, memory_order_relaxed);
+    atomic_store_explicit(&q->n_calls, atomic_load_explicit(&q->n_calls, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
     return call;
 }
 
 void queue_give_call(struct queue *q, struct call *call)
 {
     list_remove(&call->link);
-    atomic_store_explicit(&q->n_calls, atomic_load_explicit(&q->n_calls, memory_order_relaxed) - 1, memory_order_relaxed);
-    if (q->n_spare >= QUEUE_SPARE_MAX) {
+    if (q->n_spare < QUEUE_SPARE_MAX) {
+        call->inbox_next = q->spare;
+        q->spare = call;
+        q->n_spare++;
+    } else {
         call_free(call);
-        return;
     }
-    call->inbox_next = q->spare;
-    q->spare = call;
-    q->n_spare++;
+    size_t left = atomic_load_explicit(&q->n_calls, memory_order_relaxed) - 1;
+    atomic_store_explicit(&q->n_calls, left, memory_order_release);
+    if (left == 0 && atomic_load_explicit(&q->stop, memory_order_relaxed) != QUEUE_RUNS)
+        q->idle(q->idle_arg);
 }
 
 /* Sends the answers, in groups of one connection each. */
@@ -165,7 +178,7 @@ static void queue_sweep(struct queue *q, uint64_t now_ms)
     if (now_ms < q->sweep_ms)
         return;
     q->sweep_ms = now_ms + QUEUE_SWEEP_MS;
-    list_for_each_safe(it, next, &q->calls) {
+    list_for_each_safe (it, next, &q->calls) {
         struct call *call = container_of(it, struct call, link);
         if (call->arrived_ns / 1000000 + QUEUE_SWEEP_MS > now_ms)
             break;
@@ -184,7 +197,8 @@ static gpr_timespec queue_deadline(struct queue *q)
     }
     if (list_empty(&q->calls))
         return gpr_inf_future(GPR_CLOCK_MONOTONIC);
-    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(QUEUE_SWEEP_MS, GPR_TIMESPAN));
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                        gpr_time_from_millis(QUEUE_SWEEP_MS, GPR_TIMESPAN));
 }
 
 static void *queue_run(void *arg)
@@ -195,6 +209,7 @@ static void *queue_run(void *arg)
         grpc_event ev = grpc_completion_queue_next(q->cq, queue_deadline(q), NULL);
         if (ev.type == GRPC_QUEUE_SHUTDOWN)
             break;
+        (void)atomic_load_explicit(&q->handover, memory_order_acquire);
         if (ev.type == GRPC_OP_COMPLETE) {
             struct queue_event *event = ev.tag;
             event->run(event, ev.success != 0);
@@ -202,7 +217,8 @@ static void *queue_run(void *arg)
             queue_flush(q);
         }
         queue_check_stop(q);
-        /* Events may come without a pause, so not only a time-out makes it look at the clock, but also not each event. */
+        /* Events may come without a pause, so not only a time-out makes it look at the clock, but
+         * also not each event. */
         if (ev.type == GRPC_QUEUE_TIMEOUT || ++q->n_events % 256 == 0)
             queue_sweep(q, clock_mono_ms());
     }

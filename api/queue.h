@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A completion queue and the one thread that serves it. Each connection belongs to a queue; its calls arrive, run and are answered there.
+ * A completion queue and the one thread that serves it. Each connection belongs to a queue; its
+ * calls arrive, run and are answered there.
  *
- *   gRPC event ──> queue thread ──> handler ──> server_submit() ... finish() on another thread ──> inbox ──> queue thread ──> answers
+ *   gRPC's event ──> queue thread ──> handler ──> server_submit() ──> finish() on another thread
+ *                         ^  └──> answers                                │
+ *                         └──────────────────────── inbox ───────────────┘
  *
- * Other threads only push to the inbox; the first push of a batch wakes the queue. Answers are collected while there is more to do at
- * once, then sent, those for one connection together (cork.h).
+ * Other threads only push to the inbox; the first push of a batch wakes the queue. Answers are
+ * collected while there is more to do at once, then sent, those for one connection together
+ * (cork.h).
  */
 #pragma once
 
@@ -25,9 +29,9 @@ struct queue_event {
 };
 
 enum {
-    QUEUE_ANSWERS_MAX = 64,           /* answers held back at most before they are sent */
-    QUEUE_SPARE_MAX = 4096,           /* call objects kept for reuse */
-    QUEUE_CALLS_MAX = 100000,         /* calls alive at one time; more are refused */
+    QUEUE_ANSWERS_MAX = 64,   /* answers held back at most before they are sent */
+    QUEUE_SPARE_MAX = 4096,   /* call objects kept for reuse */
+    QUEUE_CALLS_MAX = 100000, /* calls alive at one time; more are refused */
     QUEUE_SWEEP_MS = 250,
 };
 
@@ -37,15 +41,21 @@ struct queue {
     grpc_completion_queue *cq;
     struct server *server;
     struct cork *cork;
+    void (*idle)(void *arg); /* no call is alive any more; called only while stopping, on the
+                                queue's thread */
+    void *idle_arg;
     pthread_t thread;
 
     /* Any thread. */
-    _Atomic(struct call *) inbox;     /* NULL: asleep; QUEUE_AWAKE: awake, empty; else the newest call, linked by inbox_next */
-    atomic_int stop;                  /* enum queue_stop */
-    atomic_size_t n_calls;            /* written by the queue's thread only */
+    _Atomic(struct call *) inbox; /* NULL: asleep; QUEUE_AWAKE: awake, empty; else the newest call,
+                                     linked by inbox_next */
+    atomic_int stop;              /* enum queue_stop */
+    atomic_uint
+        handover; /* what is behind an increment is seen by the queue's thread at its next event */
+    atomic_size_t n_calls; /* written by the queue's thread only */
 
     /* The queue's thread. */
-    struct list calls;                /* all alive, oldest first */
+    struct list calls; /* all alive, oldest first */
     struct call *answers[QUEUE_ANSWERS_MAX];
     size_t n_answers;
     struct call *spare;
@@ -64,8 +74,16 @@ void queue_join(struct queue *q);
 
 /* Any thread: the call goes on (call_resume()) on the queue's thread. */
 void queue_push(struct queue *q, struct call *call);
-/* Any thread; seen within QUEUE_SWEEP_MS: STOPPING ends calls that would stay open for ever, CANCELING all that can be ended. */
+/* Any thread; seen within QUEUE_SWEEP_MS: STOPPING ends calls that would stay open for ever,
+ * CANCELING all that can be ended. */
 void queue_set_stop(struct queue *q, enum queue_stop stop);
+/* A foreign thread calls it before it lets gRPC post an event for the queue: gRPC says nothing
+ * about memory order. */
+static inline void queue_publish(struct queue *q)
+{
+    atomic_fetch_add_explicit(&q->handover, 1, memory_order_release);
+}
+
 /* True on the thread of q. */
 bool queue_is_current(const struct queue *q);
 
@@ -73,4 +91,4 @@ bool queue_is_current(const struct queue *q);
 struct call *queue_take_call(struct queue *q);
 void queue_give_call(struct queue *q, struct call *call);
 void queue_answer(struct queue *q, struct call *call);
-void queue_drain(struct queue *q, struct call *woken);    /* the wake event of that call has come */
+void queue_drain(struct queue *q, struct call *woken); /* the wake event of that call has come */

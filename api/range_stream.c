@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * RangeStream: a long list in messages of bounded size. The next message is made (on the scan pool) when the last one has been
- * taken by the transport, so a client that doesn't read holds one message, not the whole list.
+ * RangeStream: a long list in messages of bounded size. The next message is made (on the scan pool)
+ * when the last one has been taken by the transport, so a client that doesn't read holds one
+ * message, not the whole list.
  *
- *   [read index] ─> scan_next() on the pool ─> send_next() ─┬─> last: answered together with the status
- *                        ^────────── message delivered ─────┘
+ *   [read index] ─> scan_next() on the pool ─> send_next() ─> last: answered with the status
+ *                        ^──── delivered() <────────┘
  *
  * Thread: the call's queue, scan_next() a scan thread; never both at once.
  */

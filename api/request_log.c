@@ -52,21 +52,15 @@ static void field_text(const ProtobufCFieldDescriptor *field, const void *at, st
         buf_printf(text, "%s:", field->name);
         quote(text, bytes_str(*(const char *const *)at));
         break;
-    case PROTOBUF_C_TYPE_BOOL:
-        buf_printf(text, "%s:true", field->name);
-        break;
+    case PROTOBUF_C_TYPE_BOOL: buf_printf(text, "%s:true", field->name); break;
     case PROTOBUF_C_TYPE_INT64:
         buf_printf(text, "%s:%lld", field->name, (long long)*(const int64_t *)at);
         break;
     case PROTOBUF_C_TYPE_UINT64:
         buf_printf(text, "%s:%llu", field->name, (unsigned long long)*(const uint64_t *)at);
         break;
-    case PROTOBUF_C_TYPE_ENUM:
-        buf_printf(text, "%s:%d", field->name, *(const int *)at);
-        break;
-    default:
-        buf_printf(text, "%s:?", field->name);
-        break;
+    case PROTOBUF_C_TYPE_ENUM: buf_printf(text, "%s:%d", field->name, *(const int *)at); break;
+    default: buf_printf(text, "%s:?", field->name); break;
     }
     buf_append_u8(text, ' ');
 }
@@ -74,19 +68,13 @@ static void field_text(const ProtobufCFieldDescriptor *field, const void *at, st
 static bool is_absent(const ProtobufCFieldDescriptor *field, const void *at)
 {
     switch (field->type) {
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return !*(const void *const *)at;
-    case PROTOBUF_C_TYPE_BYTES:
-        return ((const ProtobufCBinaryData *)at)->len == 0;
-    case PROTOBUF_C_TYPE_STRING:
-        return !**(const char *const *)at;
-    case PROTOBUF_C_TYPE_BOOL:
-        return !*(const protobuf_c_boolean *)at;
+    case PROTOBUF_C_TYPE_MESSAGE: return !*(const void *const *)at;
+    case PROTOBUF_C_TYPE_BYTES: return ((const ProtobufCBinaryData *)at)->len == 0;
+    case PROTOBUF_C_TYPE_STRING: return !**(const char *const *)at;
+    case PROTOBUF_C_TYPE_BOOL: return !*(const protobuf_c_boolean *)at;
     case PROTOBUF_C_TYPE_INT64:
-    case PROTOBUF_C_TYPE_UINT64:
-        return !*(const uint64_t *)at;
-    default:
-        return !*(const uint32_t *)at;
+    case PROTOBUF_C_TYPE_UINT64: return !*(const uint64_t *)at;
+    default: return !*(const uint32_t *)at;
     }
 }
 
@@ -98,15 +86,19 @@ void request_text(const ProtobufCMessage *message, struct buf *text)
         if (text->len >= REQUEST_TEXT_BYTES_MAX)
             return;
         if (field->label == PROTOBUF_C_LABEL_REPEATED) {
-            size_t n = *(const size_t *)(const void *)((const uint8_t *)message + field->quantifier_offset);
+            size_t n = *(const size_t *)(const void *)((const uint8_t *)message +
+                                                       field->quantifier_offset);
             const void *const *items = *(const void *const *const *)(const void *)at;
-            bool pointers = field->type == PROTOBUF_C_TYPE_MESSAGE || field->type == PROTOBUF_C_TYPE_STRING;
+            bool pointers =
+                field->type == PROTOBUF_C_TYPE_MESSAGE || field->type == PROTOBUF_C_TYPE_STRING;
             for (size_t j = 0; pointers && j < n && text->len < REQUEST_TEXT_BYTES_MAX; j++)
                 field_text(field, &items[j], text);
             continue;
         }
         bool in_oneof = field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF;
-        uint32_t chosen = in_oneof ? *(const uint32_t *)(const void *)((const uint8_t *)message + field->quantifier_offset) : field->id;
+        uint32_t chosen = in_oneof ? *(const uint32_t *)(const void *)((const uint8_t *)message +
+                                                                       field->quantifier_offset)
+                                   : field->id;
         if (chosen == field->id && !is_absent(field, at))
             field_text(field, at, text);
     }
@@ -116,7 +108,8 @@ void request_text(const ProtobufCMessage *message, struct buf *text)
 
 /* ---- the line ---- */
 
-/* The number in a field of the response; 0 if absent. Only what the line needs is read, the response is not decoded. */
+/* The number in a field of the response; 0 if absent. Only what the line needs is read, the
+ * response is not decoded. */
 static int64_t response_field(struct bytes response, uint64_t field)
 {
     uint64_t tag, n = 0;
@@ -156,7 +149,8 @@ static void stats_collect(const struct call *call, struct stats *s)
     const ProtobufCMessageDescriptor *d = call->method->request;
     const void *message = call->message;
     bool ok = call->status.code == STATUS_OK;
-    *s = (struct stats){.request_bytes = (int64_t)call->payload.len, .response_bytes = (int64_t)response.len};
+    *s = (struct stats){.request_bytes = (int64_t)call->payload.len,
+                        .response_bytes = (int64_t)response.len};
     if (d == &etcdserverpb__range_request__descriptor) {
         s->response_count = response_field(response, 4);
     } else if (d == &etcdserverpb__put_request__descriptor) {
@@ -167,7 +161,9 @@ static void stats_collect(const struct call *call, struct stats *s)
         const Etcdserverpb__TxnRequest *txn = message;
         bool succeeded = response_field(response, 2);
         s->request_count = !ok ? 0 : (int64_t)(succeeded ? txn->n_success : txn->n_failure);
-        s->request_bytes = !ok ? 0 : succeeded ? ops_size(txn->success, txn->n_success) : ops_size(txn->failure, txn->n_failure);
+        s->request_bytes = !ok         ? 0
+                           : succeeded ? ops_size(txn->success, txn->n_success)
+                                       : ops_size(txn->failure, txn->n_failure);
     } else {
         s->request_count = s->request_bytes = s->response_count = s->response_bytes = -1;
         return;
@@ -192,10 +188,12 @@ static void write_line(struct call *call, uint64_t ns, enum log_level level)
     time_text(start, clock_wall_ns() - ns);
     char *peer = grpc_call_get_peer(call->grpc);
     const char *remote = strchr(peer, ':');
-    log_at(level, "request stats", LOG_STR("start time", start), LOG_DURATION("time spent", ns), LOG_STR("remote", remote ? remote + 1 : peer),
+    log_at(level, "request stats", LOG_STR("start time", start), LOG_DURATION("time spent", ns),
+           LOG_STR("remote", remote ? remote + 1 : peer),
            LOG_STR("response type", call->method->path), LOG_I64("request count", s.request_count),
            LOG_I64("request size", s.request_bytes), LOG_I64("response count", s.response_count),
-           LOG_I64("response size", s.response_bytes), LOG_STR("request content", buf_cstr(&s.content)));
+           LOG_I64("response size", s.response_bytes),
+           LOG_STR("request content", buf_cstr(&s.content)));
     gpr_free(peer);
     buf_deinit(&s.content);
 }

@@ -116,7 +116,7 @@ static void test_every_outcome_has_a_row(void **state)
         assert_int_equal(status->text[0] == '\0', outcome == OUTCOME_OK);
     }
     assert_int_equal(status_of(OUTCOME_COUNT)->code, STATUS_UNKNOWN);
-    assert_int_equal(status_of((enum outcome)-1)->code, STATUS_UNKNOWN);
+    assert_int_equal(status_of((enum outcome) - 1)->code, STATUS_UNKNOWN);
 }
 
 static void test_texts_are_known(void **state)

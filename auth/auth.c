@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Identification while authentication is disabled: a token or certificate name shown by the caller is not looked at, as in etcd.
+ * Identification while authentication is disabled: a token or certificate name shown by the caller
+ * is not looked at, as in etcd.
  *
  * Thread: any; no state.
  */

@@ -37,19 +37,17 @@
 /* Outcomes of raft_step(). */
 enum {
     /*
-     * a proposal or read that can't be taken now: no leader, transfer under way, too much
-     * uncommitted, not a member
+     * A proposal or read that can't be taken now: no leader, transfer under way, too much
+     * uncommitted, not a member.
      */
     RAFT_E_DROPPED = 1,
-    /*
-     * a message that breaks the protocol, or a configuration change that can't be applied; ignored
-     */
+    /* A message that breaks the protocol, or a change that can't be applied; it is ignored. */
     RAFT_E_INVALID = 2,
     RAFT_E_NOT_READY = 3,     /* campaign or transfer that the rules forbid now */
     /*
-     * the leader knows that we acknowledged entries which we don't have: our log was lost or is an
+     * The leader knows that we acknowledged entries which we don't have: our log was lost or is an
      * old copy. No vote, no acknowledgement until they are here again; the member should be
-     * replaced
+     * replaced.
      */
     RAFT_E_LOST_TAIL = 4,
 };
@@ -60,7 +58,7 @@ struct raft;
 
 struct raft_config {
     uint64_t id;
-    uint64_t seed;
+    uint64_t seed;                        /* another on each member, or all time out at once */
     uint32_t election_ticks;              /* randomised to [election_ticks, 2 * election_ticks) */
     uint32_t heartbeat_ticks;
     bool pre_vote;
@@ -69,7 +67,7 @@ struct raft_config {
     uint32_t inflight_messages_max;
     uint64_t inflight_bytes_max;          /* 0 = no limit */
     uint64_t uncommitted_bytes_max;       /* 0 = no limit */
-    /* committed entries handed out and not yet APPLIED; 0 = no limit */
+    /* Of committed entries handed out and not yet APPLIED; 0 = no limit. */
     uint64_t applying_bytes_max;
 
     /* The restored state. */
@@ -77,7 +75,7 @@ struct raft_config {
     uint64_t snapshot_index;              /* the log begins behind this; 0 = from the start */
     uint64_t snapshot_term;
     const struct raft_conf_state *conf;   /* configuration as of applied */
-    /* snapshot_index + 1 onwards, all durable; raft takes its own references */
+    /* From snapshot_index + 1 on, all durable; raft takes its own references. */
     const struct raft_entry *entries;
     size_t n_entries;
     uint64_t applied;                     /* in [snapshot_index, hard_state.commit] */
@@ -91,14 +89,14 @@ enum raft_input_type {
     /*
      * number: all that the readies up to this one handed out is durable; 0 = up to the last
      * advanced. Needed after each ready with must_sync; after any other it is harmless, if it is
-     * true
+     * true.
      */
     RAFT_PERSISTED,
     RAFT_PERSISTED_SNAPSHOT,  /* index: the snapshot handed out is installed */
     RAFT_APPLIED,             /* index */
     /* conf: a committed configuration entry was applied (also a refused one: node_id 0) */
     RAFT_CONF_APPLIED,
-    /* read_id: wants a read index; ids unique over all members and restarts, 0 forbidden */
+    /* read_id: wants a read index; ids never used before, also not before a restart; not 0 */
     RAFT_READ,
     RAFT_TRANSFER,            /* node */
     RAFT_FORGET_LEADER,

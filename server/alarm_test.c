@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Alarms: activate, deactivate, list, what is stored, and the two flags that the request path looks at. */
+/*
+ * Alarms: activate, deactivate, list, what is stored, and the two flags that the request path
+ * looks at.
+ */
 #include "server/alarm.h"
 
 #include <setjmp.h>
@@ -54,7 +57,8 @@ static void reopen(struct fixture *f)
 /* "member:type member:type" */
 static void assert_answer(const struct buf *out, const char *expected)
 {
-    Etcdserverpb__AlarmResponse *r = etcdserverpb__alarm_response__unpack(NULL, out->len, out->data);
+    Etcdserverpb__AlarmResponse *r =
+        etcdserverpb__alarm_response__unpack(NULL, out->len, out->data);
     struct buf text = BUF_NULL;
 
     assert_non_null(r);
@@ -141,7 +145,9 @@ static void test_stored_as_etcd(void **state)
 
     apply(f, ACTION(ACTIVATE), member, TYPE(NOSPACE), NULL);
     assert_int_equal(db_write(f->db, f->batch), 0);
-    assert_int_equal(db_get(f->db, NULL, BYTES_LIT("s\x08\xa9\xa6\xda\xf6\xc5\xd5\xd4\xc6\x1e\x10\x01"), &value), 0);
+    assert_int_equal(
+        db_get(f->db, NULL, BYTES_LIT("s\x08\xa9\xa6\xda\xf6\xc5\xd5\xd4\xc6\x1e\x10\x01"), &value),
+        0);
     assert_int_equal(value.bytes.len, 0);
     db_value_release(&value);
 }
@@ -154,7 +160,8 @@ static void test_describe(void **state)
     apply(f, ACTION(ACTIVATE), 5, TYPE(NOSPACE), NULL);
     apply(f, ACTION(ACTIVATE), member, TYPE(CORRUPT), NULL);
     alarms_describe(f->alarms, 8, &out);
-    Etcdserverpb__StatusResponse *r = etcdserverpb__status_response__unpack(NULL, out.len, out.data);
+    Etcdserverpb__StatusResponse *r =
+        etcdserverpb__status_response__unpack(NULL, out.len, out.data);
     assert_non_null(r);
     assert_int_equal(r->n_errors, 2);
     assert_string_equal(r->errors[0], "memberID:5 alarm:NOSPACE ");

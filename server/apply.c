@@ -51,7 +51,7 @@ struct deliveries {
 struct result {
     struct request *request;
     enum outcome outcome;
-    bool await;                              /* the answer waits for a physical compaction */
+    bool await; /* the answer waits for a physical compaction */
     int64_t await_revision;
 };
 

@@ -28,7 +28,8 @@ struct bootstrap {
     struct wal_recovery recovery;
 };
 
-/* Outcome 1: refused, the reason is logged. Free ret->recovery with wal_recovery_deinit(); the wal is
+/* Outcome 1: refused, the reason is logged. Free ret->recovery with wal_recovery_deinit(); the wal
+ * is
  * the caller's. */
 int bootstrap(struct bootstrap *ret, const struct bootstrap_options *options);
 /* The raft that continues from there. */

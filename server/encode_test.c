@@ -36,7 +36,8 @@ static void test_fields(void **state)
 /* A nested message moves when its length is known; at 128 and 16,384 bytes by one more. */
 static void test_nested(void **state)
 {
-    static const size_t lengths[] = {0, 1, 120, 122, 124, 125, 126, 127, 128, 16380, 16383, 16384, 70000, 3000000};
+    static const size_t lengths[] = {0,   1,   120,   122,   124,   125,   126,
+                                     127, 128, 16380, 16383, 16384, 70000, 3000000};
 
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
         struct buf out = BUF_NULL;
@@ -90,7 +91,7 @@ static void test_header(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields), cmocka_unit_test(test_nested), cmocka_unit_test(test_header)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fields), cmocka_unit_test(test_nested),
+                                       cmocka_unit_test(test_header)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,7 +97,8 @@ ProtobufCAllocator arena_allocator(struct arena *arena)
     return (ProtobufCAllocator){allocate, release, arena};
 }
 
-/* As protobuf-c reads it: ten bytes at most, bits above 64 don't matter. Stricter here would mean to
+/* As protobuf-c reads it: ten bytes at most, bits above 64 don't matter. Stricter here would mean
+ * to
  * stop looking where the decoder goes on. */
 static bool skip_varint(struct bytes *s)
 {

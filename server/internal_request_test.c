@@ -26,7 +26,8 @@ static void test_put_as_etcd(void **state)
     blob_unref(b);
 }
 
-/* Every kind, with and without a user: the same bytes as a generic encoder that writes fields in ascending order. */
+/* Every kind, with and without a user: the same bytes as a generic encoder that writes fields in
+ * ascending order. */
 static void test_all_kinds(void **state)
 {
     static const struct identity users[] = {{BYTES_NULL, 0}, {BYTES_LIT("alice"), 300}};
@@ -77,7 +78,8 @@ static void test_kinds_are_told_apart(void **state)
 
 /* ---- nesting ---- */
 
-/* depth transactions, each the only success operation of the one around it; each begins with front. */
+/* depth transactions, each the only success operation of the one around it; each begins with
+ * front. */
 static struct buf nested(size_t depth, struct bytes front)
 {
     size_t *txn_len = mem_alloc(depth * sizeof(*txn_len)); /* [0] is the outermost */
@@ -134,12 +136,13 @@ static void test_nesting(void **state)
 static void test_hidden_nesting(void **state)
 {
     static const struct bytes fronts[] = {
-        BYTES_LIT("\x78\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"), /* a varint of more than 64 bits */
+        BYTES_LIT(
+            "\x78\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"), /* a varint of more than 64 bits */
         BYTES_LIT("\x78\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00"), /* one with a useless end */
-        BYTES_LIT("\x79 8 bytes"),                                  /* fixed64 */
-        BYTES_LIT("\x7d 4 b"),                                      /* fixed32 */
-        BYTES_LIT("\x7a\x80\x00"),                                  /* a length in more bytes than it needs */
-        BYTES_LIT("\xfa\x80\x80\x80\x00\x01x"),                     /* and a tag */
+        BYTES_LIT("\x79 8 bytes"),                                 /* fixed64 */
+        BYTES_LIT("\x7d 4 b"),                                     /* fixed32 */
+        BYTES_LIT("\x7a\x80\x00"),              /* a length in more bytes than it needs */
+        BYTES_LIT("\xfa\x80\x80\x80\x00\x01x"), /* and a tag */
     };
 
     for (size_t i = 0; i < sizeof(fronts) / sizeof(fronts[0]); i++) {
@@ -187,7 +190,8 @@ static void test_cut(void **state)
     arena_init(&arena);
     assert_non_null(internal_request_decode(blob_bytes(b), &arena));
     for (size_t len = 0; len < b->len; len++) {
-        uint8_t *copy = mem_alloc_raw(len + !len); /* of that size, so that a read behind it is seen */
+        uint8_t *copy =
+            mem_alloc_raw(len + !len); /* of that size, so that a read behind it is seen */
         memcpy(copy, b->data, len);
         refused += internal_request_decode(bytes_of(copy, len), &arena) == NULL;
         free(copy);
@@ -224,9 +228,12 @@ static void test_noise(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_put_as_etcd), cmocka_unit_test(test_all_kinds),
-        cmocka_unit_test(test_nesting),     cmocka_unit_test(test_hidden_nesting),
-        cmocka_unit_test(test_cut),         cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_put_as_etcd),
+        cmocka_unit_test(test_all_kinds),
+        cmocka_unit_test(test_nesting),
+        cmocka_unit_test(test_hidden_nesting),
+        cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_noise),
         cmocka_unit_test(test_kinds_are_told_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

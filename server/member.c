@@ -3,7 +3,8 @@
  * The member table (see member.h). Stored: 'c' id -> member JSON, 'm' "cluster_version" -> text.
  * JSON as etcd writes it:
  *
- *     {"id":3751265251792375925,"peerURLs":["http://127.0.0.1:2380"],"isLearner":true,"name":"a","clientURLs":["http://127.0.0.1:2379"]}
+ *     {"id":3751265251792375925,"peerURLs":["http://127.0.0.1:2380"],"isLearner":true,
+ *      "name":"a","clientURLs":["http://127.0.0.1:2379"]}       (in one line)
  *
  * isLearner only if true, name and clientURLs only if not empty. Ids are 64-bit unsigned numbers,
  * which jansson can't hold above 2^63: they are cut out of the text and put into it by hand.

@@ -137,8 +137,8 @@ static void assert_members(struct fixture *f, const char *expected)
     buf_deinit(&out);
 }
 
-static int change(struct fixture *f, Raftpb__ConfChangeType type, uint64_t node, const char *context,
-                  uint64_t *ret_node)
+static int change(struct fixture *f, Raftpb__ConfChangeType type, uint64_t node,
+                  const char *context, uint64_t *ret_node)
 {
     Raftpb__ConfChange c = RAFTPB__CONF_CHANGE__INIT;
     struct raft_conf_single told = {.node_id = 99};
@@ -161,12 +161,17 @@ static void test_add_and_reload(void **state)
     struct fixture *f = *state;
     uint64_t node;
 
-    assert_int_equal(change(f, ADD, UINT64_MAX - 5, "{\"id\":18446744073709551610,\"peerURLs\":[\"http://b:1\"],\"name\":\"\\u003cb\"}", &node), 0);
+    assert_int_equal(
+        change(f, ADD, UINT64_MAX - 5,
+               "{\"id\":18446744073709551610,\"peerURLs\":[\"http://b:1\"],\"name\":\"\\u003cb\"}",
+               &node),
+        0);
     assert_true(node == UINT64_MAX - 5);
     assert_int_equal(change(f, ADD, 7, "{\"id\":7,\"peerURLs\":null}", &node), 0);
     assert_true(node == 7);
-    const char *both = "{\"id\":7,\"peerURLs\":[]}\n"
-                       "{\"id\":18446744073709551610,\"peerURLs\":[\"http://b:1\"],\"name\":\"\\u003cb\"}\n";
+    const char *both =
+        "{\"id\":7,\"peerURLs\":[]}\n"
+        "{\"id\":18446744073709551610,\"peerURLs\":[\"http://b:1\"],\"name\":\"\\u003cb\"}\n";
     assert_members(f, both);
     assert_int_equal(change(f, ADD, 7, "{\"id\":7,\"peerURLs\":[\"http://again:1\"]}", &node), 0);
     assert_true(node == 0); /* refused: it is there */
@@ -177,7 +182,8 @@ static void test_add_and_reload(void **state)
     members_conf(f->members, &conf);
     assert_int_equal(conf.voters.len, 2);
     assert_true(conf.voters.ids[0] == 7 && conf.voters.ids[1] == UINT64_MAX - 5);
-    assert_true(conf.learners.len == 0 && conf.voters_outgoing.len == 0 && conf.learners_next.len == 0);
+    assert_true(conf.learners.len == 0 && conf.voters_outgoing.len == 0 &&
+                conf.learners_next.len == 0);
     raft_conf_state_clear(&conf);
 }
 
@@ -185,7 +191,8 @@ static void test_attributes(void **state)
 {
     struct fixture *f = *state;
     Membershippb__Attributes attributes = MEMBERSHIPPB__ATTRIBUTES__INIT;
-    Membershippb__ClusterMemberAttrSetRequest q = MEMBERSHIPPB__CLUSTER_MEMBER_ATTR_SET_REQUEST__INIT;
+    Membershippb__ClusterMemberAttrSetRequest q =
+        MEMBERSHIPPB__CLUSTER_MEMBER_ATTR_SET_REQUEST__INIT;
     char *urls[] = {(char *)"http://c:1", (char *)"http://c:2"};
     uint64_t node;
 
@@ -199,7 +206,9 @@ static void test_attributes(void **state)
     assert_int_equal(change(f, ADD, 7, "{\"id\":7,\"peerURLs\":[\"http://a:1\"]}", &node), 0);
     assert_int_equal(members_apply_attributes(f->members, f->batch, &q), 0);
     reopen(f);
-    assert_members(f, "{\"id\":7,\"peerURLs\":[\"http://a:1\"],\"name\":\"bad\ufffdname\",\"clientURLs\":[\"http://c:1\",\"http://c:2\"]}\n");
+    assert_members(
+        f, "{\"id\":7,\"peerURLs\":[\"http://"
+           "a:1\"],\"name\":\"bad\ufffdname\",\"clientURLs\":[\"http://c:1\",\"http://c:2\"]}\n");
     attributes.name = (char *)"n";
     attributes.n_client_urls = 0;
     assert_int_equal(members_apply_attributes(f->members, f->batch, &q), 0);
@@ -227,10 +236,14 @@ static void test_version(void **state)
 static void test_refused(void **state)
 {
     struct fixture *f = *state;
-    static const Raftpb__ConfChangeType types[] = {RAFTPB__CONF_CHANGE_TYPE__ConfChangeRemoveNode,
-                                                   RAFTPB__CONF_CHANGE_TYPE__ConfChangeUpdateNode,
-                                                   RAFTPB__CONF_CHANGE_TYPE__ConfChangeAddLearnerNode};
-    static const char *const contexts[] = {"", "{", "[]", "{\"id\":7,\"peerURLs\":[1]}",
+    static const Raftpb__ConfChangeType types[] = {
+        RAFTPB__CONF_CHANGE_TYPE__ConfChangeRemoveNode,
+        RAFTPB__CONF_CHANGE_TYPE__ConfChangeUpdateNode,
+        RAFTPB__CONF_CHANGE_TYPE__ConfChangeAddLearnerNode};
+    static const char *const contexts[] = {"",
+                                           "{",
+                                           "[]",
+                                           "{\"id\":7,\"peerURLs\":[1]}",
                                            "{\"id\":7,\"peerURLs\":[\"\xff\"]}",
                                            "{\"id\":7,\"peerURLs\":[\"a\"],\"clientURLs\":[null]}"};
     uint64_t node;
@@ -262,9 +275,14 @@ static void test_damaged_record(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ids), cmocka_unit_test(test_json), cmocka_unit_test(test_json_strings),
-        T(test_add_and_reload),     T(test_attributes),          T(test_version),
-        T(test_refused),            T(test_damaged_record),
+        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_json_strings),
+        T(test_add_and_reload),
+        T(test_attributes),
+        T(test_version),
+        T(test_refused),
+        T(test_damaged_record),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

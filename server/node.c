@@ -2,7 +2,8 @@
 /*
  * The raft worker (see node.h).
  *
- *   inbox -> raft_step() -> raft_ready() -> wal_append, one wal_sync -> PERSISTED -> committed -> apply
+ *   inbox -> raft_step() -> raft_ready() -> wal_append, one wal_sync -> PERSISTED -> committed ->
+ *   apply
  *
  * Invariants:
  *   (I1) nothing that promises durability leaves before wal_sync() has returned 0: the member's own
@@ -53,7 +54,7 @@ struct node {
     struct server_state *state;
     uint64_t tick_ms;
     uint64_t last_tick_ms;
-    uint64_t applied; /* last told to raft */
+    uint64_t applied;      /* last told to raft */
     uint64_t applied_seen; /* before this turn's drain of the inbox: its configurations are known */
     uint64_t local_reads_index; /* local reads from here on; 0: not now */
 
@@ -371,7 +372,8 @@ static void tell_applied(struct node *n, const struct raft_status *status)
         (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_COMPACT, .index = applied});
 }
 
-/* What may have become possible: also in the middle of a turn, when this member has just become leader. */
+/* What may have become possible: also in the middle of a turn, when this member has just become
+ * leader. */
 static void node_feed(struct node *n)
 {
     struct raft_status status;
@@ -447,8 +449,8 @@ static bool local_reads(struct node *n, const struct raft_status *status)
         n->local_reads_index = 0;
     else if (n->local_reads_index == 0)
         n->local_reads_index = status->commit;
-    return leads && atomic_load_explicit(&n->state->applied, memory_order_acquire) >=
-                        n->local_reads_index;
+    return leads &&
+           atomic_load_explicit(&n->state->applied, memory_order_acquire) >= n->local_reads_index;
 }
 
 static void publish(struct node *n)

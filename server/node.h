@@ -40,7 +40,8 @@ bool node_propose(struct node *n, uint64_t id, struct blob *data);
 /* The request with that id is finished with OUTCOME_OK once a linearizable read may run. False:
  * full. */
 bool node_read(struct node *n, uint64_t id);
-/* The committed configuration entry at index was applied; a refused one has node_id 0. Called before
+/* The committed configuration entry at index was applied; a refused one has node_id 0. Called
+ * before
  * state->applied reaches index, so that raft never believes it applied and keeps the old
  * configuration. */
 void node_conf_applied(struct node *n, uint64_t index, struct raft_conf_single change);

@@ -139,8 +139,9 @@ static void test_chunk_sizes(void **state)
     b->config.max_request_bytes = 5000;
     assert_stream(b, &q, "10 5 5 5 5 5 5 5 5 5 5 5 5{r71 #70}");
     b->config.max_request_bytes = 100;
-    assert_stream(b, &q, "10 5 2 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 "
-                         "1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1{r71 #70}");
+    assert_stream(b, &q,
+                  "10 5 2 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 "
+                  "1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1{r71 #70}");
 }
 
 /* Writes in between are not seen; a compaction ends it. */

@@ -41,8 +41,7 @@ static void test_interval(void **state)
     fill(s);
     assert_string_equal(store_range(s, range_request(s, "b", NULL)), "{r7} b@5/6/2=1 #1");
     assert_string_equal(store_range(s, range_request(s, "x", NULL)), "{r7}");
-    assert_string_equal(store_range(s, range_request(s, "a", "c")),
-                        "{r7} a@2/4/3=3 b@5/6/2=1 #2");
+    assert_string_equal(store_range(s, range_request(s, "a", "c")), "{r7} a@2/4/3=3 b@5/6/2=1 #2");
     assert_string_equal(store_range(s, range_request(s, "b", "")), "{r7} b@5/6/2=1 c@7/7/1=0 #2");
     assert_string_equal(store_range(s, range_request(s, "b", "b")), "{r7}");
     assert_string_equal(store_range(s, range_request(s, "c", "a")), "{r7}");
@@ -127,8 +126,9 @@ static void test_sort_ties(void **state)
 {
     struct store *s = *state;
     Etcdserverpb__RangeRequest *q = range_request(s, "s", "t");
-    static const char expected[] = "s07 s27 s02 s22 s17 s12 s14 s19 s29 s09 s24 s04 s01 s11 s26 s06 "
-                                   "s21 s16 s03 s18 s23 s13 s28 s08 s20 s15 s00 s25 s05 s10";
+    static const char expected[] =
+        "s07 s27 s02 s22 s17 s12 s14 s19 s29 s09 s24 s04 s01 s11 s26 s06 "
+        "s21 s16 s03 s18 s23 s13 s28 s08 s20 s15 s00 s25 s05 s10";
 
     for (int i = 0; i < 30; i++) {
         char *key = (char *)arena_alloc(&s->arena, 4);
@@ -233,11 +233,11 @@ static void test_revisions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_interval),      T(test_limit),
-        T(test_count_only),    T(test_sort_none_limits_first),
-        T(test_sort_targets),  T(test_sort_ties),
-        T(test_filters),       T(test_keys_only),
-        T(test_revisions),     T(test_keys_only_by_value),
+        T(test_interval),     T(test_limit),
+        T(test_count_only),   T(test_sort_none_limits_first),
+        T(test_sort_targets), T(test_sort_ties),
+        T(test_filters),      T(test_keys_only),
+        T(test_revisions),    T(test_keys_only_by_value),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,8 @@
  *                                          +-> server_cancel(): the client went away; finish() is
  *                                              then never called
  *
- * The object belongs to its maker. Between submit and finish (or a successful cancel) it must not be
+ * The object belongs to its maker. Between submit and finish (or a successful cancel) it must not
+ * be
  * freed. finish() may run on any thread, also inside server_submit(); it must not block: api/call.c
  * only hands the call to its own queue.
  *

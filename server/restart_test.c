@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Restarts after a crash, on the real database. A child process runs a member turn by turn, flushes the database where the test says,
- * and ends without closing anything: what the database had in memory is gone, the log is there. The parent opens the same directory and
- * must find a prefix of the child's history, know how long it is, and replay to the child's exact state.
+ * Restarts after a crash, on the real database. A child process runs a member turn by turn,
+ * flushes the database where the test says, and ends without closing anything: what the database
+ * had in memory is gone, the log is there. The parent opens the same directory and must find a
+ * prefix of the child's history, know how long it is, and replay to the child's exact state.
  */
 #include "server/test_box.h"
 
@@ -54,7 +55,7 @@ static struct report crash(const char *dir, enum life life, int arg)
     child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        char *args[] = {(char *)"restart_test",   (char *)(uintptr_t)dir,
+        char *args[] = {(char *)"restart_test",      (char *)(uintptr_t)dir,
                         mem_printf("%d", (int)life), mem_printf("%d", arg),
                         mem_printf("%d", fds[1]),    NULL};
         execv("/proc/self/exe", args);
@@ -76,7 +77,7 @@ static struct box *recover(char *dir, const struct report *report)
 
     box_open(b);
     assert_int_equal(atomic_load(&b->s->state.applied), report->flushed);
-    assert_int_equal(box_stored_applied(b), report->flushed);
+    assert_int_equal(box_stored_applied(b).index, report->flushed);
     box_run(b);
     text = box_text(b);
     assert_string_equal(text, report->text);
@@ -285,7 +286,8 @@ static void live_released(struct box *b, struct report *report, int arg)
 {
     box_run(b);
     for (int i = 0; i < 400; i++)
-        check(box_put(b, "k", i % 2 ? "some value that makes the log longer" : "another") == OUTCOME_OK);
+        check(box_put(b, "k", i % 2 ? "some value that makes the log longer" : "another") ==
+              OUTCOME_OK);
     flush(b, report);
     node_release(b->s->node, report->flushed - 10);
     box_run(b);

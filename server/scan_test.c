@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The scan pool: every accepted job runs once, also at the stop; a full or stopping pool refuses. */
+/*
+ * The scan pool: every accepted job runs once, also at the stop; a full or stopping pool refuses.
+ */
 #include "server/scan.h"
 
 #include <setjmp.h>
@@ -67,7 +69,8 @@ static void test_full(void **state)
         jobs[i] = (struct job){.job.run = run, .gate = &gate};
         assert_true(scan_push(&p, &jobs[i].job));
     }
-    gate_wait_inside(&gate, SCAN_THREADS); /* both threads at once: one long job does not hold all */
+    gate_wait_inside(&gate,
+                     SCAN_THREADS); /* both threads at once: one long job does not hold all */
     for (size_t i = SCAN_THREADS; i < SCAN_JOBS_MAX + SCAN_THREADS; i++) {
         jobs[i] = (struct job){.job.run = run};
         assert_true(scan_push(&p, &jobs[i].job));
@@ -157,7 +160,7 @@ static void test_push_while_stopping(void **state)
     gate_open(&gate);
     scan_stop(&p);
     assert_false(c.accepted);
-    scan_stop(&p);       /* again, and of one that was never started */
+    scan_stop(&p); /* again, and of one that was never started */
     scan_stop(&stopped);
 }
 

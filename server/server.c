@@ -4,7 +4,8 @@
  * reverse.
  *
  *   start   directory and lock -> database -> state -> log -> raft -> workers -> own proposals
- *   stop    no new requests, waiters answered -> housekeeper -> raft thread -> apply thread -> flush
+ *   stop    no new requests, waiters answered -> housekeeper -> raft thread -> apply thread ->
+ *           flush
  *           -> log marked clean -> database
  *
  * A worker's error ends the process at once (server_fatal): after a failed write nothing in memory

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The server with its threads: start, its own proposals, requests from several threads at once, compactions in the background, stop. */
+/*
+ * The server with its threads: start, its own proposals, requests from several threads at once,
+ * compactions in the background, stop.
+ */
 #include "server/test_box.h"
 
 #include <setjmp.h>

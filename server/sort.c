@@ -2,7 +2,8 @@
 /*
  * The order in which etcd returns equal sort keys is the order in which Go's sort.Sort leaves them
  * (Go 1.19 and later: pattern-defeating quicksort, after Orson Peters). It is deterministic, so it
- * can be reproduced: every comparison and exchange below is where the algorithm has it, and none may
+ * can be reproduced: every comparison and exchange below is where the algorithm has it, and none
+ * may
  * be "improved".
  *
  *   up to 12 elements    insertion sort (stable)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * For tests: a whole member without its threads (server_open()), driven turn by turn, and requests that remember how they ended.
+ * For tests: a whole member without its threads (server_open()), driven turn by turn, and requests
+ * that remember how they ended.
  *
  * Failures here are check()s, so that it works in a forked child too.
  */
@@ -112,8 +113,8 @@ static inline void call_finish(struct request *request, enum outcome outcome)
 
 static inline void call_init(struct call *c, enum request_kind kind, struct bytes payload)
 {
-    *c = (struct call){
-        .request = {.kind = kind, .payload = payload, .finish = call_finish}, .outcome = CALL_WAITS};
+    *c = (struct call){.request = {.kind = kind, .payload = payload, .finish = call_finish},
+                       .outcome = CALL_WAITS};
 }
 
 static inline void call_deinit(struct call *c)
@@ -287,18 +288,24 @@ static inline char *box_text(struct box *b)
     return text;
 }
 
-/* The applied index that the database holds. */
-static inline uint64_t box_stored_applied(struct box *b)
+/* What the database says is applied; zeros if nothing is. */
+struct box_applied {
+    uint64_t index;
+    uint64_t term;
+};
+
+static inline struct box_applied box_stored_applied(struct box *b)
 {
     struct buf key = BUF_NULL;
     struct db_value value = {0};
-    uint64_t applied = 0;
+    struct box_applied applied = {0, 0};
 
     schema_meta(&key, "applied");
     int r = db_get(b->s->db, NULL, buf_bytes(&key), &value);
-    check(r == 0 || r == DB_E_NOT_FOUND);
+    check(r == DB_E_NOT_FOUND || (r == 0 && value.bytes.len == 16));
     if (r == 0)
-        applied = u64_be_get(value.bytes.data);
+        applied =
+            (struct box_applied){u64_be_get(value.bytes.data), u64_be_get(value.bytes.data + 8)};
     db_value_release(&value);
     buf_deinit(&key);
     return applied;

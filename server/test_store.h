@@ -2,7 +2,8 @@
 /*
  * For tests: a store in memory with leases, requests in one line, and answers as text.
  *
- * Everything built here lives in the fixture's arena until store_free(). store_run() is an apply turn of one entry.
+ * Everything built here lives in the fixture's arena until store_free(). store_run() is an apply
+ * turn of one entry.
  */
 #pragma once
 
@@ -24,7 +25,7 @@ struct store {
     struct mvcc *mvcc;
     struct lease_table *leases;
     struct db_batch *batch;
-    struct arena arena;     /* of the test */
+    struct arena arena; /* of the test */
     struct response_header header;
     struct buf text;
 };
@@ -136,8 +137,7 @@ static inline Etcdserverpb__RangeRequest *range_request(struct store *s, const c
 static inline Etcdserverpb__PutRequest *put_request(struct store *s, const char *key,
                                                     const char *value)
 {
-    Etcdserverpb__PutRequest *q =
-        NEW(s, Etcdserverpb__PutRequest, ETCDSERVERPB__PUT_REQUEST__INIT);
+    Etcdserverpb__PutRequest *q = NEW(s, Etcdserverpb__PutRequest, ETCDSERVERPB__PUT_REQUEST__INIT);
 
     q->key = pb(key);
     q->value = pb(value);
@@ -167,12 +167,10 @@ static inline Etcdserverpb__Compare *compare(struct store *s, const char *key,
     return c;
 }
 
-static inline Etcdserverpb__RequestOp *op_new(struct store *s,
-                                             Etcdserverpb__RequestOp__RequestCase request_case,
-                                             void *request)
+static inline Etcdserverpb__RequestOp *
+op_new(struct store *s, Etcdserverpb__RequestOp__RequestCase request_case, void *request)
 {
-    Etcdserverpb__RequestOp *op =
-        NEW(s, Etcdserverpb__RequestOp, ETCDSERVERPB__REQUEST_OP__INIT);
+    Etcdserverpb__RequestOp *op = NEW(s, Etcdserverpb__RequestOp, ETCDSERVERPB__REQUEST_OP__INIT);
 
     op->request_case = request_case;
     op->request_range = request; /* one pointer of a union */
@@ -205,8 +203,7 @@ static inline size_t list_copy(struct store *s, void *const *items, void ***ret)
 static inline Etcdserverpb__TxnRequest *txn_request(struct store *s, void *const *compares,
                                                     void *const *success, void *const *failure)
 {
-    Etcdserverpb__TxnRequest *t =
-        NEW(s, Etcdserverpb__TxnRequest, ETCDSERVERPB__TXN_REQUEST__INIT);
+    Etcdserverpb__TxnRequest *t = NEW(s, Etcdserverpb__TxnRequest, ETCDSERVERPB__TXN_REQUEST__INIT);
 
     t->n_compare = list_copy(s, compares, (void ***)&t->compare);
     t->n_success = list_copy(s, success, (void ***)&t->success);
@@ -346,12 +343,10 @@ static inline int store_run(struct store *s, enum run_kind kind, const void *req
         buf_deinit(&out_);                                                                         \
         text_;                                                                                     \
     })
-#define store_put(s, q)                                                                            \
-    STORE_TEXT(s, RUN_PUT, etcdserverpb__put_response, text_put, q)
+#define store_put(s, q) STORE_TEXT(s, RUN_PUT, etcdserverpb__put_response, text_put, q)
 #define store_delete(s, q)                                                                         \
     STORE_TEXT(s, RUN_DELETE, etcdserverpb__delete_range_response, text_delete, q)
-#define store_txn(s, q)                                                                            \
-    STORE_TEXT(s, RUN_TXN, etcdserverpb__txn_response, text_txn, q)
+#define store_txn(s, q) STORE_TEXT(s, RUN_TXN, etcdserverpb__txn_response, text_txn, q)
 
 /* A plain read with a header of only a revision. */
 static inline int store_read(struct store *s, const Etcdserverpb__RangeRequest *q, struct buf *out)

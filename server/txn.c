@@ -2,7 +2,8 @@
 /*
  * Put, DeleteRange, Txn (see txn.h).
  *
- * A transaction runs in three passes over the same tree, as in etcd, so that it happens whole or not
+ * A transaction runs in three passes over the same tree, as in etcd, so that it happens whole or
+ * not
  * at all:
  *
  *   choose   evaluates the compares of every transaction on the way, all against the state before;

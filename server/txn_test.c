@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Put, DeleteRange and Txn, case by case: what is checked against which state, what changes, and every header. Answers are compared
- * as text (test_store.h); an outcome must leave no trace, which store_run() sees to.
+ * Put, DeleteRange and Txn, case by case: what is checked against which state, what changes, and
+ * every header. Answers are compared as text (test_store.h); an outcome must leave no trace, which
+ * store_run() sees to.
  */
 #include "server/test_store.h"
 
@@ -166,8 +167,7 @@ static void test_compare_numbers(void **state)
     static const struct {
         Etcdserverpb__Compare__CompareTarget target;
         int64_t is;
-    } cases[] = {
-        {TARGET(CREATE), 3}, {TARGET(MOD), 4}, {TARGET(VERSION), 2}, {TARGET(LEASE), 9}};
+    } cases[] = {{TARGET(CREATE), 3}, {TARGET(MOD), 4}, {TARGET(VERSION), 2}, {TARGET(LEASE), 9}};
 
     store_grant(s, 9);
     put(s, "other", "");
@@ -203,7 +203,8 @@ static void test_compare_missing(void **state)
     struct store *s = *state;
 
     for (int result = RESULT(EQUAL); result <= RESULT(NOT_EQUAL); result++)
-        assert_false(holds(s, compare_value(s, "x", (Etcdserverpb__Compare__CompareResult)result, "")));
+        assert_false(
+            holds(s, compare_value(s, "x", (Etcdserverpb__Compare__CompareResult)result, "")));
     assert_true(holds(s, compare_to(s, "x", TARGET(VERSION), RESULT(EQUAL), 0)));
     assert_true(holds(s, compare_to(s, "x", TARGET(LEASE), RESULT(EQUAL), 0)));
     assert_true(holds(s, compare_to(s, "x", TARGET(MOD), RESULT(LESS), 1)));
@@ -287,8 +288,8 @@ static void test_nested(void **state)
     Etcdserverpb__TxnRequest *inner =
         txn_request(s, LIST(compare_to(s, "a", TARGET(VERSION), RESULT(EQUAL), 0)),
                     LIST(op_put(s, "yes", "")), LIST(op_put(s, "no", "")));
-    Etcdserverpb__TxnRequest *outer = txn_of(
-        s, LIST(op_put(s, "a", "1"), OP_TXN_OF(s, inner), op_range(s, "a", "")));
+    Etcdserverpb__TxnRequest *outer =
+        txn_of(s, LIST(op_put(s, "a", "1"), OP_TXN_OF(s, inner), op_range(s, "a", "")));
 
     assert_string_equal(store_txn(s, outer),
                         "{r2 11/22/33} yes [{r2}] [{} yes [{r2}]] [{r2} a@2/2/1=1 yes@2/2/1= #2]");
@@ -327,7 +328,8 @@ static void test_untaken_branches(void **state)
     leased->lease = 42;
     void *const *bad[] = {LIST(OP_RANGE_OF(s, future)), LIST(OP_PUT_OF(s, leased)),
                           LIST(OP_PUT_OF(s, keep_value(s, "a")))};
-    const int outcomes[] = {OUTCOME_FUTURE_REVISION, OUTCOME_LEASE_NOT_FOUND, OUTCOME_KEY_NOT_FOUND};
+    const int outcomes[] = {OUTCOME_FUTURE_REVISION, OUTCOME_LEASE_NOT_FOUND,
+                            OUTCOME_KEY_NOT_FOUND};
     for (size_t i = 0; i < 3; i++) {
         Etcdserverpb__TxnRequest *t = txn_request(s, NULL, LIST(op_range(s, "b", NULL)), bad[i]);
         assert_int_equal(run_txn(s, t), 0);
@@ -381,8 +383,8 @@ static void test_delete_and_recreate(void **state)
                                                     op_range(s, "n", "")))),
                         "{r4 11/22/33} yes [{r4}] [{r4} -1] [{r4}]");
     put(s, "n", "5");
-    Etcdserverpb__TxnRequest *t = txn_of(
-        s, LIST(op_delete(s, "n", ""), op_put(s, "n", "3"), op_delete(s, "n", "")));
+    Etcdserverpb__TxnRequest *t =
+        txn_of(s, LIST(op_delete(s, "n", ""), op_put(s, "n", "3"), op_delete(s, "n", "")));
     assert_string_equal(store_txn(s, t), "{r6 11/22/33} yes [{r6} -1] [{r6}] [{r6} -1]");
 }
 
@@ -404,10 +406,9 @@ static void test_delete_then_ignore(void **state)
         OUTCOME_KEY_NOT_FOUND);
     /* Deleted and put again, the key is there. */
     Etcdserverpb__TxnRequest *again = txn_of(s, LIST(op_put(s, "k", "2")));
-    assert_string_equal(
-        store_txn(s, txn_of(s, LIST(op_delete(s, "k", ""), OP_TXN_OF(s, again),
-                                    OP_PUT_OF(s, keep_value(s, "k"))))),
-        "{r3 11/22/33} yes [{r3} -1] [{} yes [{r3}]] [{r3}]");
+    assert_string_equal(store_txn(s, txn_of(s, LIST(op_delete(s, "k", ""), OP_TXN_OF(s, again),
+                                                    OP_PUT_OF(s, keep_value(s, "k"))))),
+                        "{r3 11/22/33} yes [{r3} -1] [{} yes [{r3}]] [{r3}]");
     assert_string_equal(store_range(s, range_request(s, "k", NULL)), "{r3} k@3/3/2=2 #1");
     /* Another key's delete is no matter. */
     assert_int_equal(
@@ -471,17 +472,19 @@ static const char *read_only(struct store *s, const Etcdserverpb__TxnRequest *t)
 static void test_read_only(void **state)
 {
     struct store *s = *state;
-    Etcdserverpb__RangeRequest *old = range_request(s, "a", ""), *limited = range_request(s, "a", "");
+    Etcdserverpb__RangeRequest *old = range_request(s, "a", ""),
+                               *limited = range_request(s, "a", "");
     struct buf out = BUF_NULL;
 
     put(s, "a", "1");
     put(s, "b", "2");
     old->revision = 2;
     limited->limit = 1;
-    Etcdserverpb__TxnRequest *t = txn_request(
-        s, LIST(compare_value(s, "a", RESULT(EQUAL), "1")),
-        LIST(OP_RANGE_OF(s, old), OP_RANGE_OF(s, limited)), LIST(op_range(s, "b", NULL)));
-    assert_string_equal(read_only(s, t), "{r3 11/22/33} yes [{r3} a@2/2/1=1 #1] [{r3} a@2/2/1=1 more #2]");
+    Etcdserverpb__TxnRequest *t = txn_request(s, LIST(compare_value(s, "a", RESULT(EQUAL), "1")),
+                                              LIST(OP_RANGE_OF(s, old), OP_RANGE_OF(s, limited)),
+                                              LIST(op_range(s, "b", NULL)));
+    assert_string_equal(read_only(s, t),
+                        "{r3 11/22/33} yes [{r3} a@2/2/1=1 #1] [{r3} a@2/2/1=1 more #2]");
     put(s, "a", "2");
     assert_string_equal(read_only(s, t), "{r4 11/22/33} no [{r4} b@3/3/1=2 #1]");
     assert_string_equal(read_only(s, txn_of(s, NULL)), "{r4 11/22/33} yes");
@@ -506,9 +509,9 @@ static void test_read_only_is_pinned(void **state)
 
     put(s, "a", "1");
     put(s, "a", "2");
-    assert_int_equal(range_encode(&view, range_request(s, "a", NULL), (struct range_flags){0}, &out,
-                                  &summary),
-                     0);
+    assert_int_equal(
+        range_encode(&view, range_request(s, "a", NULL), (struct range_flags){0}, &out, &summary),
+        0);
     assert_int_equal(summary.current, 2);
     assert_string_equal(TEXT_OF(s, etcdserverpb__range_response, text_range, &out),
                         "{none} a@2/2/1=1 #1");
@@ -524,11 +527,13 @@ static void test_scans(void **state)
 
     assert_false(txn_delete_range_scans(delete_request(s, "a", NULL)));
     assert_true(txn_delete_range_scans(delete_request(s, "a", "b")));
-    assert_false(txn_txn_scans(txn_request(s, LIST(c), LIST(op_put(s, "a", ""), op_range(s, "a", NULL)),
-                                           LIST(op_delete(s, "a", NULL)))));
+    assert_false(
+        txn_txn_scans(txn_request(s, LIST(c), LIST(op_put(s, "a", ""), op_range(s, "a", NULL)),
+                                  LIST(op_delete(s, "a", NULL)))));
     assert_true(txn_txn_scans(txn_of(s, LIST(op_range(s, "a", "b")))));
     assert_true(txn_txn_scans(txn_request(s, NULL, NULL, LIST(op_delete(s, "a", "b")))));
-    assert_true(txn_txn_scans(txn_of(s, LIST(OP_TXN_OF(s, txn_of(s, LIST(op_range(s, "a", "b"))))))));
+    assert_true(
+        txn_txn_scans(txn_of(s, LIST(OP_TXN_OF(s, txn_of(s, LIST(op_range(s, "a", "b"))))))));
     at->revision = 1;
     assert_true(txn_txn_scans(txn_of(s, LIST(OP_RANGE_OF(s, at)))));
     c->range_end = pb("b");

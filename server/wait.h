@@ -20,7 +20,7 @@ struct wait_shard {
     pthread_mutex_t lock;
     struct request *buckets[WAIT_BUCKETS];
     struct list
-        by_expiry; /* all requests get the same time, so order of arrival is order of expiry */
+        by_expiry;      /* all requests get the same time, so order of arrival is order of expiry */
     size_t n_proposals; /* those that are not reads */
     bool stopped;
 } __attribute__((aligned(64)));
@@ -35,7 +35,8 @@ void wait_deinit(struct wait_table *w);
 bool wait_add(struct wait_table *w, struct request *request);
 struct request *wait_take(struct wait_table *w, uint64_t id); /* NULL: nobody waits */
 bool wait_contains(struct wait_table *w, uint64_t id);
-size_t wait_proposals(struct wait_table *w); /* how many wait for an entry of theirs; a sum over shards, not an instant */
+/* how many wait for an entry of theirs; a sum over shards, not an instant */
+size_t wait_proposals(struct wait_table *w);
 bool wait_cancel(struct wait_table *w, struct request *request); /* true: taken back */
 /* Takes every request whose time has come and finishes it with what outcome_of() says. */
 void wait_expire(struct wait_table *w, uint64_t now_ms,

@@ -12,6 +12,8 @@
 #include <cmocka.h>
 #include <dirent.h>
 #include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
 
 #include "base/rng.h"
 #include "storage/test_dir.h"
@@ -292,6 +294,122 @@ static void test_damaged(void **state)
     free(error);
 }
 
+/* ---- crashes ---- */
+
+enum { CRASH_ROUNDS = 12, CRASH_BATCHES = 400, CRASH_PADDING = 600 };
+
+/* Batch i, always the same: two keys written, one deleted, and the number of the batch. */
+static void crash_batch(struct db_batch *b, uint32_t i, struct model *model)
+{
+    uint8_t key[KEY_LEN], value[CRASH_PADDING];
+    memset(value, (int)(i & 0xFF), sizeof(value));
+    u32_be_put(value, i);
+    int gone = (int)(i * 5 % MODEL_KEYS);
+    db_batch_clear(b);
+    for (uint32_t k = 0; k < 2; k++) {
+        int at = (int)((i * 7 + k * 31) % MODEL_KEYS);
+        db_batch_put(b, key_of(at, key), bytes_of(value, sizeof(value)));
+        model->present[at] = i;
+    }
+    db_batch_delete(b, key_of(gone, key));
+    model->present[gone] = 0;
+    db_batch_put(b, BYTES_LIT("mnumber"), bytes_of(value, 4));
+}
+
+static struct db *crash_open(const char *dir)
+{
+    /* Small buffers: several are flushed in the background in each round. */
+    struct db_options options = {
+        .path = dir, .prefix_len = schema_prefix_len, .write_buffer_bytes = 64 << 10};
+    struct db *db = NULL;
+    char *error = NULL;
+    check(db_open(&db, &options, &error) == 0);
+    return db;
+}
+
+static uint32_t crash_number(struct db *db)
+{
+    struct db_value value = {0};
+    uint32_t number = 0;
+    if (db_get(db, NULL, BYTES_LIT("mnumber"), &value) == 0)
+        number = u32_be_get(value.bytes.data);
+    db_value_release(&value);
+    return number;
+}
+
+/* Writes until it is killed; a byte into the pipe for each batch, and a flush now and then. */
+_Noreturn static void crash_child(const char *dir, int fd)
+{
+    struct db *db = crash_open(dir);
+    struct db_batch *b = db_batch_new();
+    struct model model = {0};
+    for (uint32_t i = crash_number(db) + 1;; i++) {
+        crash_batch(b, i, &model);
+        check(db_write(db, b) == 0);
+        if (i % 97 == 0)
+            check(db_flush(db) == 0);
+        check(write(fd, "", 1) == 1);
+    }
+}
+
+static void crash_round(const char *dir, int batches)
+{
+    int fds[2];
+    char byte;
+    assert_int_equal(pipe(fds), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        /* A program of its own: RocksDB's threads don't survive a fork. */
+        dup2(fds[1], STDOUT_FILENO);
+        execl("/proc/self/exe", "db_test", "crash", dir, (char *)NULL);
+        _exit(1);
+    }
+    close(fds[1]);
+    for (int i = 0; i < batches; i++)
+        assert_int_equal(read(fds[0], &byte, 1), 1);
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    close(fds[0]);
+}
+
+static void crash_compare(const char *dir, uint32_t *last)
+{
+    struct db *db = crash_open(dir);
+    uint32_t number = crash_number(db);
+    assert_true(number >= *last);
+    struct model model = {0};
+    struct db_batch *b = db_batch_new();
+    for (uint32_t i = 1; i <= number; i++)
+        crash_batch(b, i, &model);
+    db_batch_free(b);
+    for (int k = 0; k < MODEL_KEYS; k++) {
+        uint8_t key[KEY_LEN];
+        struct db_value value = {0};
+        int r = db_get(db, NULL, key_of(k, key), &value);
+        assert_int_equal(r, model.present[k] ? 0 : DB_E_NOT_FOUND);
+        if (r == 0)
+            assert_int_equal(u32_be_get(value.bytes.data), model.present[k]);
+        db_value_release(&value);
+    }
+    db_close(db);
+    *last = number;
+}
+
+/* After kill -9 the store is what it was behind some batch, which the batch itself names. */
+static void test_crash(void **state)
+{
+    char *dir = test_dir_new();
+    struct rng rng;
+    rng_init(&rng, 16);
+    uint32_t last = 0;
+    for (int round = 0; round < CRASH_ROUNDS; round++) {
+        crash_round(dir, 1 + (int)rng_below(&rng, CRASH_BATCHES));
+        crash_compare(dir, &last);
+    }
+    assert_true(last > 0);
+    test_dir_remove(dir);
+}
+
 static bool durable(void)
 {
     char *dir = test_dir_new();
@@ -304,8 +422,10 @@ static bool durable(void)
     return is_durable;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "crash") == 0)
+        crash_child(argv[2], STDOUT_FILENO);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_random, setup, teardown),
         cmocka_unit_test_setup_teardown(test_overwrites, setup, teardown),
@@ -315,6 +435,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reopen, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
+        cmocka_unit_test(test_crash),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (durable())

@@ -32,6 +32,7 @@ struct bench {
     uint8_t *pool; /* values are cut out of it: they don't compress */
     size_t value_len;
     uint64_t n_keys;
+    uint64_t n_among; /* overwrites go to the first so many */
     struct rng rng;
     uint64_t thread_ns;
     uint64_t process_ns;
@@ -97,7 +98,7 @@ static void puts_measure(struct bench *b, const char *what, size_t batch, uint64
     size_t filled = 0;
     begin(b);
     for (uint64_t i = 0; i < n; i++) {
-        numbers[filled++] = first ? first + i : 1 + rng_below(&b->rng, b->n_keys);
+        numbers[filled++] = first ? first + i : 1 + rng_below(&b->rng, b->n_among);
         if (filled == batch || i + 1 == n) {
             turn(b, numbers, filled);
             filled = 0;
@@ -180,13 +181,16 @@ static void compaction_measure(struct bench *b)
 
 static void run(struct bench *b)
 {
-    uint64_t n = b->n_keys;
+    uint64_t n = b->n_among = b->n_keys;
     puts_measure(b, "put new, 100 a batch", 100, n / 2, 1);
     puts_measure(b, "put new, 16 a batch", 16, n / 4, n / 2 + 1);
     puts_measure(b, "put new, 1 a batch", 1, n / 4, n / 4 * 3 + 1);
     puts_measure(b, "overwrite, 100 a batch", 100, n / 4, 0);
     puts_measure(b, "overwrite, 16 a batch", 16, n / 4, 0);
     puts_measure(b, "overwrite, 1 a batch", 1, n / 4, 0);
+    b->n_among = 1000;
+    puts_measure(b, "overwrite of 1000 keys, 16 a batch", 16, n / 4, 0);
+    b->n_among = n;
     gets_measure(b, "get, any key", n, 0);
     gets_measure(b, "get, of 1000 keys", 1000, 0);
     gets_measure(b, "get, older revision", n, mvcc_revision(b->m) / 2);

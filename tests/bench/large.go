@@ -15,6 +15,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 const (
@@ -196,6 +197,12 @@ func (c *config) settledMemory(s *harness.Server) (harness.Memory, error) {
 	return harness.MemoryOf(s.Pid())
 }
 
+// quickRetry keeps the client from waiting a second, its usual first pause, before it tries a connection again.
+var quickRetry = grpc.WithConnectParams(grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.2, MaxDelay: 10 * time.Millisecond},
+	MinConnectTimeout: time.Second,
+})
+
 // startAndRead starts the server and returns the time until the first serializable read of a loaded key.
 func startAndRead(s *harness.Server) (time.Duration, error) {
 	start := time.Now()
@@ -207,11 +214,11 @@ func startAndRead(s *harness.Server) (time.Duration, error) {
 		if !s.Alive() {
 			return 0, fmt.Errorf("it ended while starting\n%s", s.LogTail(20))
 		}
-		conn, err := s.Dial()
+		conn, err := s.Dial(quickRetry)
 		if err != nil {
 			return 0, err
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		resp, err := pb.NewKVClient(conn).Range(ctx, req)
 		took := time.Since(start)
 		cancel()

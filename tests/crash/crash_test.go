@@ -345,6 +345,12 @@ func (r *run) compact() {
 	go pb.NewKVClient(conn).Compact(context.Background(), &pb.CompactionRequest{Revision: revision, Physical: true})
 }
 
+// defragment makes the server write its state out, so that later kills find different splits between log and database.
+func (r *run) defragment() {
+	conn := r.conns[0]
+	go pb.NewMaintenanceClient(conn).Defragment(context.Background(), &pb.DefragmentRequest{})
+}
+
 func (r *run) pause(limit time.Duration) { time.Sleep(time.Duration(r.rng.Int64N(int64(limit)))) }
 
 // kill ends the server without warning.
@@ -413,17 +419,24 @@ func (r *run) report(start time.Time) {
 		r.h.dropped, r.compactions, r.doubleKills, r.h.model.Current, r.h.model.Compacted)
 }
 
-// TestKillUnderLoad kills the server CAIRN_ROUNDS times (200) while writers run, one round in three with a compaction.
+// TestKillUnderLoad kills the server CAIRN_ROUNDS times (200) while writers run, one round in three with a compaction and
+// one in six with a defragmentation.
 func TestKillUnderLoad(t *testing.T) {
 	r := newRun(t)
 	start := time.Now()
 	rounds := harness.EnvInt("CAIRN_ROUNDS", 200)
 	for r.round = 1; r.round <= rounds && !t.Failed(); r.round++ {
 		r.load(func() {
-			r.pause(250 * time.Millisecond)
-			if r.rng.IntN(3) == 0 {
+			r.pause(150 * time.Millisecond)
+			switch r.rng.IntN(6) {
+			case 0, 1:
 				r.compact()
 				r.pause(20 * time.Millisecond)
+			case 2:
+				r.defragment()
+				r.pause(60 * time.Millisecond)
+			default:
+				r.pause(100 * time.Millisecond)
 			}
 			r.kill()
 		})

@@ -78,11 +78,21 @@ class Server:
         client = f"http://{self.address}"
         self.log = open(self.folder / "log", "ab")
         self.process = subprocess.Popen(
-            [self.binary, "--name=default", f"--data-dir={self.folder}/data",
-             f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
-             f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
-             f"--initial-cluster=default={peer}"],
-            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+            [
+                self.binary,
+                "--name=default",
+                f"--data-dir={self.folder}/data",
+                f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=default={peer}",
+            ],
+            stdout=self.log,
+            stderr=self.log,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+        )
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
@@ -122,7 +132,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def channel(server):
-    with grpc.insecure_channel(server.address, options=[("grpc.max_receive_message_length", -1)]) as c:
+    with grpc.insecure_channel(
+        server.address, options=[("grpc.max_receive_message_length", -1)]
+    ) as c:
         yield c
 
 
@@ -139,14 +151,24 @@ def refused(call, request, code, text):
 
 def test_put_and_range(kv, stubs):
     put = kv.Put(stubs.rpc.PutRequest(key=b"py/a", value=b"1"), timeout=10)
-    assert put.header.revision > 1 and put.header.cluster_id and put.header.member_id and put.header.raft_term
+    assert (
+        put.header.revision > 1
+        and put.header.cluster_id
+        and put.header.member_id
+        and put.header.raft_term
+    )
     again = kv.Put(stubs.rpc.PutRequest(key=b"py/a", value=b"2", prev_kv=True), timeout=10)
     assert again.header.revision == put.header.revision + 1
     assert again.prev_kv.value == b"1" and again.prev_kv.version == 1
     got = kv.Range(stubs.rpc.RangeRequest(key=b"py/a"), timeout=10)
     assert got.count == 1 and not got.more
-    assert got.kvs[0] == stubs.kv.KeyValue(key=b"py/a", value=b"2", version=2, create_revision=put.header.revision,
-                                           mod_revision=again.header.revision)
+    assert got.kvs[0] == stubs.kv.KeyValue(
+        key=b"py/a",
+        value=b"2",
+        version=2,
+        create_revision=put.header.revision,
+        mod_revision=again.header.revision,
+    )
     old = kv.Range(stubs.rpc.RangeRequest(key=b"py/a", revision=put.header.revision), timeout=10)
     assert old.kvs[0].value == b"1"
 
@@ -154,13 +176,19 @@ def test_put_and_range(kv, stubs):
 def test_range_options(kv, stubs):
     for i in range(30):
         kv.Put(stubs.rpc.PutRequest(key=b"opt/%02d" % i, value=b"%d" % (i % 3)), timeout=10)
-    request = stubs.rpc.RangeRequest(key=b"opt/", range_end=b"opt0", limit=7, sort_target="KEY", sort_order="DESCEND")
+    request = stubs.rpc.RangeRequest(
+        key=b"opt/", range_end=b"opt0", limit=7, sort_target="KEY", sort_order="DESCEND"
+    )
     got = kv.Range(request, timeout=10)
     assert [x.key for x in got.kvs] == [b"opt/%02d" % i for i in range(29, 22, -1)]
     assert got.more and got.count == 30
-    keys = kv.Range(stubs.rpc.RangeRequest(key=b"opt/", range_end=b"opt0", keys_only=True), timeout=10)
+    keys = kv.Range(
+        stubs.rpc.RangeRequest(key=b"opt/", range_end=b"opt0", keys_only=True), timeout=10
+    )
     assert len(keys.kvs) == 30 and not any(x.value for x in keys.kvs)
-    count = kv.Range(stubs.rpc.RangeRequest(key=b"opt/", range_end=b"opt0", count_only=True), timeout=10)
+    count = kv.Range(
+        stubs.rpc.RangeRequest(key=b"opt/", range_end=b"opt0", count_only=True), timeout=10
+    )
     assert count.count == 30 and not count.kvs
 
 
@@ -170,7 +198,11 @@ def test_range_stream(kv, stubs):
     request = stubs.rpc.RangeRequest(key=b"stream/", range_end=b"stream0")
     chunks = [m.range_response for m in kv.RangeStream(request, timeout=10)]
     assert [x.key for c in chunks for x in c.kvs] == [b"stream/%03d" % i for i in range(100)]
-    assert chunks[-1].count == 100 and chunks[-1].HasField("header") and not chunks[0].HasField("header")
+    assert (
+        chunks[-1].count == 100
+        and chunks[-1].HasField("header")
+        and not chunks[0].HasField("header")
+    )
 
 
 def test_txn(kv, stubs):
@@ -178,28 +210,49 @@ def test_txn(kv, stubs):
     create = rpc.TxnRequest(
         compare=[rpc.Compare(key=b"txn/k", target="CREATE", result="EQUAL", create_revision=0)],
         success=[rpc.RequestOp(request_put=rpc.PutRequest(key=b"txn/k", value=b"v"))],
-        failure=[rpc.RequestOp(request_range=rpc.RangeRequest(key=b"txn/k"))])
+        failure=[rpc.RequestOp(request_range=rpc.RangeRequest(key=b"txn/k"))],
+    )
     first, second = kv.Txn(create, timeout=10), kv.Txn(create, timeout=10)
     assert first.succeeded and not second.succeeded
     assert second.responses[0].response_range.kvs[0].value == b"v"
     twice = rpc.TxnRequest(success=[rpc.RequestOp(request_put=rpc.PutRequest(key=b"x"))] * 2)
-    refused(kv.Txn, twice, grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")
+    refused(
+        kv.Txn,
+        twice,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "etcdserver: duplicate key given in txn request",
+    )
     many = rpc.TxnRequest(success=[rpc.RequestOp(request_range=rpc.RangeRequest(key=b"x"))] * 129)
-    refused(kv.Txn, many, grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: too many operations in txn request")
+    refused(
+        kv.Txn,
+        many,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "etcdserver: too many operations in txn request",
+    )
 
 
 def test_delete_and_compact(kv, stubs):
     rpc = stubs.rpc
     for i in range(5):
         revision = kv.Put(rpc.PutRequest(key=b"del/%d" % i), timeout=10).header.revision
-    gone = kv.DeleteRange(rpc.DeleteRangeRequest(key=b"del/", range_end=b"del0", prev_kv=True), timeout=10)
+    gone = kv.DeleteRange(
+        rpc.DeleteRangeRequest(key=b"del/", range_end=b"del0", prev_kv=True), timeout=10
+    )
     assert gone.deleted == 5 and len(gone.prev_kvs) == 5 and gone.header.revision == revision + 1
     kv.Compact(rpc.CompactionRequest(revision=revision, physical=True), timeout=10)
-    refused(kv.Range, rpc.RangeRequest(key=b"del/0", revision=revision - 1), grpc.StatusCode.OUT_OF_RANGE,
-            "etcdserver: mvcc: required revision has been compacted")
+    refused(
+        kv.Range,
+        rpc.RangeRequest(key=b"del/0", revision=revision - 1),
+        grpc.StatusCode.OUT_OF_RANGE,
+        "etcdserver: mvcc: required revision has been compacted",
+    )
     assert kv.Range(rpc.RangeRequest(key=b"del/0", revision=revision), timeout=10).count == 1
-    refused(kv.Range, rpc.RangeRequest(key=b"a", revision=revision + 1000), grpc.StatusCode.OUT_OF_RANGE,
-            "etcdserver: mvcc: required revision is a future revision")
+    refused(
+        kv.Range,
+        rpc.RangeRequest(key=b"a", revision=revision + 1000),
+        grpc.StatusCode.OUT_OF_RANGE,
+        "etcdserver: mvcc: required revision is a future revision",
+    )
 
 
 def test_errors(kv, stubs):
@@ -207,9 +260,24 @@ def test_errors(kv, stubs):
     invalid = grpc.StatusCode.INVALID_ARGUMENT
     refused(kv.Put, rpc.PutRequest(), invalid, "etcdserver: key is not provided")
     refused(kv.Range, rpc.RangeRequest(), invalid, "etcdserver: key is not provided")
-    refused(kv.Range, rpc.RangeRequest(key=b"a", sort_order=7), invalid, "etcdserver: invalid sort option")
-    refused(kv.Put, rpc.PutRequest(key=b"a", lease=404), grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found")
-    refused(kv.Put, rpc.PutRequest(key=b"big", value=b"x" * 1_600_000), invalid, "etcdserver: request is too large")
+    refused(
+        kv.Range,
+        rpc.RangeRequest(key=b"a", sort_order=7),
+        invalid,
+        "etcdserver: invalid sort option",
+    )
+    refused(
+        kv.Put,
+        rpc.PutRequest(key=b"a", lease=404),
+        grpc.StatusCode.NOT_FOUND,
+        "etcdserver: requested lease not found",
+    )
+    refused(
+        kv.Put,
+        rpc.PutRequest(key=b"big", value=b"x" * 1_600_000),
+        invalid,
+        "etcdserver: request is too large",
+    )
 
 
 def test_leases(channel, kv, stubs):
@@ -217,9 +285,13 @@ def test_leases(channel, kv, stubs):
     granted = lease.LeaseGrant(stubs.rpc.LeaseGrantRequest(TTL=500), timeout=10)
     assert granted.ID > 0 and granted.TTL == 500
     kv.Put(stubs.rpc.PutRequest(key=b"leased", lease=granted.ID), timeout=10)
-    left = lease.LeaseTimeToLive(stubs.rpc.LeaseTimeToLiveRequest(ID=granted.ID, keys=True), timeout=10)
+    left = lease.LeaseTimeToLive(
+        stubs.rpc.LeaseTimeToLiveRequest(ID=granted.ID, keys=True), timeout=10
+    )
     assert 480 < left.TTL <= 500 and list(left.keys) == [b"leased"]
-    assert granted.ID in [x.ID for x in lease.LeaseLeases(stubs.rpc.LeaseLeasesRequest(), timeout=10).leases]
+    assert granted.ID in [
+        x.ID for x in lease.LeaseLeases(stubs.rpc.LeaseLeasesRequest(), timeout=10).leases
+    ]
     lease.LeaseRevoke(stubs.rpc.LeaseRevokeRequest(ID=granted.ID), timeout=10)
     assert kv.Range(stubs.rpc.RangeRequest(key=b"leased"), timeout=10).count == 0
 
@@ -227,7 +299,9 @@ def test_leases(channel, kv, stubs):
 def test_maintenance(channel, stubs):
     status = stubs.service.MaintenanceStub(channel).Status(stubs.rpc.StatusRequest(), timeout=10)
     assert status.version == "3.7.1" and status.leader == status.header.member_id
-    members = stubs.service.ClusterStub(channel).MemberList(stubs.rpc.MemberListRequest(), timeout=10)
+    members = stubs.service.ClusterStub(channel).MemberList(
+        stubs.rpc.MemberListRequest(), timeout=10
+    )
     assert len(members.members) == 1
 
 
@@ -241,7 +315,10 @@ def test_many_threads(server, stubs):
     def work(n):
         with grpc.insecure_channel(server.address) as c:
             stub = stubs.service.KVStub(c)
-            return [stub.Put(stubs.rpc.PutRequest(key=b"thread/%d" % n), timeout=20).header.revision for _ in range(20)]
+            return [
+                stub.Put(stubs.rpc.PutRequest(key=b"thread/%d" % n), timeout=20).header.revision
+                for _ in range(20)
+            ]
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         revisions = [r for done in pool.map(work, range(16)) for r in done]

@@ -275,6 +275,8 @@ static void apply_one(struct cluster *c, struct node *n, const struct raft_entry
 bool cluster_apply(struct cluster *c, struct node *n, size_t max, struct buf *b)
 {
     size_t n_apply = n->to_apply.len < max ? n->to_apply.len : max;
+    if (n_apply == 0)
+        return false;
     for (size_t i = 0; i < n_apply; i++) {
         apply_one(c, n, &n->to_apply.items[i], b);
         blob_unref(n->to_apply.items[i].data);
@@ -282,9 +284,8 @@ bool cluster_apply(struct cluster *c, struct node *n, size_t max, struct buf *b)
     n->to_apply.len -= n_apply;
     memmove(n->to_apply.items, n->to_apply.items + n_apply,
             n->to_apply.len * sizeof(struct raft_entry));
-    if (n_apply > 0)
-        node_step(n, &(struct raft_input){.type = RAFT_APPLIED, .index = n->applied});
-    return n_apply > 0;
+    node_step(n, &(struct raft_input){.type = RAFT_APPLIED, .index = n->applied});
+    return true;
 }
 
 static struct disk_write take_write(const struct raft_ready *rd)
