@@ -89,6 +89,31 @@ static void call_count(struct call *call, enum status_code code)
         request_log(call, ns);
 }
 
+/* A long response in gRPC's hands, until it has been sent. */
+struct long_response {
+    uint8_t *data;
+    size_t len;
+};
+
+static atomic_size_t unsent_bytes; /* of all long responses of the process */
+
+static void long_response_free(void *arg)
+{
+    struct long_response *l = arg;
+    atomic_fetch_sub_explicit(&unsent_bytes, l->len, memory_order_relaxed);
+    free(l->data);
+    free(l);
+}
+
+static grpc_slice slice_of_long(struct buf *response)
+{
+    struct long_response *l = mem_new(struct long_response);
+    l->len = response->len;
+    l->data = buf_take(response).data;
+    atomic_fetch_add_explicit(&unsent_bytes, l->len, memory_order_relaxed);
+    return grpc_slice_new_with_user_data(l->data, l->len, long_response_free, l);
+}
+
 /* Moves request.response to call->sent. */
 static void call_take_response(struct call *call)
 {
@@ -96,12 +121,10 @@ static void call_take_response(struct call *call)
     grpc_slice slice;
     metric_add(&method_metrics_of(call->method)->sent, 1);
     metric_add(&grpc_metrics_sent_bytes, response->len);
-    if (response->len > CALL_RESPONSE_COPY_MAX) {
-        struct buf own = buf_take(response);
-        slice = grpc_slice_new_with_user_data(own.data, own.len, free, own.data);
-    } else {
+    if (response->len > CALL_RESPONSE_COPY_MAX)
+        slice = slice_of_long(response);
+    else
         slice = grpc_slice_from_copied_buffer((const char *)response->data, response->len);
-    }
     check(!call->sent);
     call->sent = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
@@ -164,6 +187,10 @@ void call_answer_status(struct call *call, enum status_code code, const char *te
 
 void call_answer(struct call *call, enum outcome outcome)
 {
+    bool is_long = call->request.response.len > CALL_RESPONSE_COPY_MAX;
+    if (is_long &&
+        atomic_load_explicit(&unsent_bytes, memory_order_relaxed) > CALL_UNSENT_BYTES_MAX)
+        outcome = OUTCOME_TOO_MANY_REQUESTS;
     const struct status *status = status_of(outcome);
     call_answer_status(call, status->code, status->text);
 }

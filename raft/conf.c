@@ -234,21 +234,10 @@ static int enter_joint(struct change *ch, const struct raft_conf_change *change)
     return apply_changes(ch, change);
 }
 
-/* At most one voter may differ, else the majorities of old and new need not meet. */
-static int simple(struct change *ch, const struct raft_conf_state *old,
-                  const struct raft_conf_change *change)
+/* One change moves at most one voter, so a majority of the old and one of the new always meet. */
+static int simple(struct change *ch, const struct raft_conf_change *change)
 {
-    if (conf_is_joint(&ch->conf))
-        return CONF_E_INVALID;
-    int r = apply_changes(ch, change);
-    if (r != 0)
-        return r;
-    size_t differ = 0;
-    for (size_t i = 0; i < old->voters.len; i++)
-        differ += !raft_ids_contains(&ch->conf.voters, old->voters.ids[i]);
-    for (size_t i = 0; i < ch->conf.voters.len; i++)
-        differ += !raft_ids_contains(&old->voters, ch->conf.voters.ids[i]);
-    return differ <= 1 ? 0 : CONF_E_INVALID;
+    return conf_is_joint(&ch->conf) ? CONF_E_INVALID : apply_changes(ch, change);
 }
 
 int conf_change(const struct raft_conf_state *c, const struct raft_conf_change *change,
@@ -262,7 +251,7 @@ int conf_change(const struct raft_conf_state *c, const struct raft_conf_change *
     else if (change->n_changes > 1 || change->transition != RAFT_CONF_AUTO)
         r = enter_joint(&ch, change);
     else
-        r = simple(&ch, c, change);
+        r = simple(&ch, change);
     if (r == 0 && !conf_valid(&ch.conf))
         r = CONF_E_INVALID;
     if (r != 0) {

@@ -262,7 +262,8 @@ static struct response_header header_of(struct apply *a, uint64_t term)
 static int apply_compaction(struct apply *a, const Etcdserverpb__CompactionRequest *q,
                             struct response_header *header, struct buf *out)
 {
-    int r = mvcc_compact(a->o.mvcc, q->revision);
+    bool replayed = a->applied + 1 <= a->o.replay_to;
+    int r = mvcc_compact(a->o.mvcc, q->revision, replayed);
 
     if (r == MVCC_E_COMPACTED)
         return OUTCOME_COMPACTED;

@@ -31,7 +31,8 @@ struct apply_options {
     struct wait_table *wait;
     struct server_state *state;
     struct housekeeper *housekeeper;
-    uint64_t applied; /* what the database holds */
+    uint64_t applied;   /* what the database holds */
+    uint64_t replay_to; /* last index of the log at the start */
     int64_t warning_duration_ns;
 };
 

@@ -212,6 +212,13 @@ static void init_state(struct server *s, const struct bootstrap *b)
                                                                  << 8);
 }
 
+static uint64_t log_end(const struct bootstrap *b)
+{
+    const struct wal_recovery *rec = &b->recovery;
+
+    return rec->n_entries > 0 ? rec->entries[rec->n_entries - 1].index : b->applied;
+}
+
 static int make_workers(struct server *s, struct bootstrap *b)
 {
     struct raft *raft;
@@ -238,6 +245,7 @@ static int make_workers(struct server *s, struct bootstrap *b)
                                 .state = &s->state,
                                 .housekeeper = s->housekeeper,
                                 .applied = b->applied,
+                                .replay_to = log_end(b),
                                 .warning_duration_ns = s->config->warning_apply_duration_ns});
     s->node = node_new(&(struct node_options){.raft = raft,
                                               .wal = b->wal,

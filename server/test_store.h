@@ -89,7 +89,7 @@ static inline void store_compact(struct store *s, int64_t revision)
     int64_t finished;
     bool done = false;
 
-    assert_int_equal(mvcc_compact(s->mvcc, revision), 0);
+    assert_int_equal(mvcc_compact(s->mvcc, revision, false), 0);
     store_commit(s);
     while (!done)
         assert_int_equal(mvcc_compact_step(s->mvcc, &done, &finished), 0);

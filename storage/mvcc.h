@@ -120,8 +120,10 @@ int mvcc_lease_keys(struct mvcc *m, int64_t lease, int (*visit)(void *arg, struc
 /* ---- compaction ---- */
 
 /* Apply thread: accepts a compaction at revision (MVCC_E_COMPACTED, MVCC_E_FUTURE otherwise), adds
- * it to the batch. Reads below are refused from mvcc_publish() on. */
-int mvcc_compact(struct mvcc *m, int64_t revision);
+ * it to the batch. Reads below are refused from mvcc_publish() on.
+ * replayed: the entry was committed before this start. Its hash is not kept then: etcd, which wrote
+ * the compaction down when it accepted it, would not have one either. */
+int mvcc_compact(struct mvcc *m, int64_t revision, bool replayed);
 /* Compactor thread: works on accepted compactions in order. One bounded step; *ret_done: nothing
  * left to do. *ret_finished: the highest revision whose deletion is complete. */
 int mvcc_compact_step(struct mvcc *m, bool *ret_done, int64_t *ret_finished);

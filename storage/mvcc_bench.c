@@ -164,7 +164,7 @@ static void compaction_measure(struct bench *b)
 {
     int64_t current = mvcc_revision(b->m);
     begin(b);
-    check(mvcc_compact(b->m, current) == 0);
+    check(mvcc_compact(b->m, current, false) == 0);
     mvcc_seal(b->m);
     check(db_write(b->db, b->batch) == 0);
     mvcc_publish(b->m);

@@ -48,7 +48,7 @@ static void queue_add(struct compaction *list, size_t *n, bool first_started, st
     list[(*n)++] = c;
 }
 
-int mvcc_compact(struct mvcc *m, int64_t revision)
+int mvcc_compact(struct mvcc *m, int64_t revision, bool replayed)
 {
     check(m->batch && !m->in_entry);
     if (revision <= m->writer_compacted)
@@ -58,7 +58,7 @@ int mvcc_compact(struct mvcc *m, int64_t revision)
     struct compaction c = {
         .revision = revision,
         .previous = m->writer_compacted,
-        .hashed = atomic_load(&m->finished) == m->writer_compacted,
+        .hashed = !replayed && atomic_load(&m->finished) == m->writer_compacted,
     };
     queue_add(m->accepted, &m->n_accepted, false, c);
     m->writer_compacted = revision;

@@ -475,7 +475,7 @@ static void random_compaction(struct run *t)
     struct model *m = &t->model;
     int64_t revision =
         m->compacted - 1 + (int64_t)rng_below(&t->rng, (uint64_t)(m->current - m->compacted) + 4);
-    int r = mvcc_compact(t->m, revision);
+    int r = mvcc_compact(t->m, revision, false);
     assert_int_equal(r, revision <= m->compacted ? MVCC_E_COMPACTED
                         : revision > m->current  ? MVCC_E_FUTURE
                                                  : 0);

@@ -110,7 +110,7 @@ static int64_t compact_work(struct fixture *f)
 
 static void compact(struct fixture *f, int64_t revision)
 {
-    assert_int_equal(mvcc_compact(f->m, revision), 0);
+    assert_int_equal(mvcc_compact(f->m, revision, false), 0);
     flush(f);
     assert_int_equal(compact_work(f), revision);
 }
@@ -521,15 +521,15 @@ static size_t records(struct fixture *f, const char *prefix)
 static void test_compaction_edges(void **state)
 {
     struct fixture *f = *state;
-    assert_int_equal(mvcc_compact(f->m, -1), MVCC_E_COMPACTED);
-    assert_int_equal(mvcc_compact(f->m, 2), MVCC_E_FUTURE);
+    assert_int_equal(mvcc_compact(f->m, -1, false), MVCC_E_COMPACTED);
+    assert_int_equal(mvcc_compact(f->m, 2, false), MVCC_E_FUTURE);
     put(f, B("a"), B("1"));
     put(f, B("a"), B("2"));
     del(f, B("a"));
     put(f, B("b"), B("1"));
     put(f, B("b"), B("2"));
-    assert_int_equal(mvcc_compact(f->m, 4), 0);
-    assert_int_equal(mvcc_compact(f->m, 4), MVCC_E_COMPACTED);
+    assert_int_equal(mvcc_compact(f->m, 4, false), 0);
+    assert_int_equal(mvcc_compact(f->m, 4, false), MVCC_E_COMPACTED);
     range_is(f, false, range(.interval = ALL, .revision = 3), "a=2@3.0/2/2",
              1); /* not published yet */
     flush(f);
@@ -561,7 +561,7 @@ static void test_restart_revision(void **state)
     compact(f, 3);
     put(f, B("b"), B("1"));
     del(f, B("b"));
-    assert_int_equal(mvcc_compact(f->m, 5), 0);
+    assert_int_equal(mvcc_compact(f->m, 5, false), 0);
     flush(f);
     bool done;
     int64_t finished;
@@ -611,7 +611,7 @@ static void test_compaction_queue(void **state)
     bool done;
     int64_t finished;
     for (int64_t revision = 2; revision < 20; revision++) {
-        assert_int_equal(mvcc_compact(f->m, revision), 0);
+        assert_int_equal(mvcc_compact(f->m, revision, false), 0);
         if (revision % 3 == 0)
             flush(f);
         if (revision % 5 == 0)
@@ -672,7 +672,7 @@ static void test_damaged_records(void **state)
     struct mvcc_hash h;
     assert_int_equal(mvcc_hash_kv(f->m, 0, &h), -EBADMSG);
     assert_int_equal(range_result(f, range(.interval = ALL)), -EBADMSG);
-    assert_int_equal(mvcc_compact(f->m, 2), 0);
+    assert_int_equal(mvcc_compact(f->m, 2, false), 0);
     flush(f);
     bool done;
     int64_t finished;
@@ -800,7 +800,7 @@ static void test_crowd(void **state)
     for (int i = SHUTTLES; i < SHUTTLES + WRITES - 1; i++) {
         crowd_entry(c.f, i, false);
         if (i % 20 == 0) {
-            int r = mvcc_compact(c.f->m, mvcc_writer_revision(c.f->m) - i % 2);
+            int r = mvcc_compact(c.f->m, mvcc_writer_revision(c.f->m) - i % 2, false);
             assert_true(r == 0 || r == MVCC_E_COMPACTED);
             flush(c.f);
         }
