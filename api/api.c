@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The composition of everything that speaks to clients: the front door in front, gRPC and HTTP behind it. Started from the
- * inside out, stopped from the outside in.
+ * The composition of everything that speaks to clients: the front door in front, gRPC and HTTP
+ * behind it. Started from the inside out, stopped from the outside in.
  *
  * Thread: the composition root's; the handlers run on the listener's.
  */

@@ -109,7 +109,6 @@ enum raft_input_type {
 struct raft_input {
     enum raft_input_type type;
     uint64_t index;
-    uint64_t term;
     uint64_t number;
     uint64_t node;
     uint64_t read_id;

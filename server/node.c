@@ -485,25 +485,20 @@ static void publish_leader(struct node *n, const struct raft_ready *rd)
 
 static int act(struct node *n)
 {
-    struct raft_input persisted = {.type = RAFT_PERSISTED};
     struct raft_ready rd;
     int r;
 
     raft_ready(n->raft, &rd);
-    check(rd.n_messages == 0 && rd.n_messages_durable == 0 &&
-          !rd.snapshot); /* the only member has no peers */
+    /* The only member has no peers. */
+    check(rd.n_messages == 0 && rd.n_messages_durable == 0 && !rd.snapshot);
     r = persist(n, &rd);
     if (r < 0)
         return err_trace(r);
     if (rd.soft_changed)
         publish_leader(n, &rd);
     hand_over(n, &rd);
-    if (rd.n_entries > 0) {
-        persisted.index = rd.entries[rd.n_entries - 1].index;
-        persisted.term = rd.entries[rd.n_entries - 1].term;
-    }
     raft_advance(n->raft);
-    (void)raft_step(n->raft, &persisted);
+    (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_PERSISTED});
     return 0;
 }
 

@@ -54,24 +54,31 @@ static int change_get(struct db_iter *it, const struct interval *interval, int64
         return err_origin(-EBADMSG);
     }
     if (kind != SCHEMA_UPDATE && interval_contains(interval, key))
-        *count += kind == SCHEMA_DELETE ? 1 : -1;
+        *count += kind == SCHEMA_CREATE ? 1 : -1;
     return 0;
 }
 
-static int changes_undo(struct db *db, const struct db_view *view, const struct interval *interval,
-                        int64_t revision, int64_t *count)
+int key_count_changes(struct db *db, const struct db_view *view, const struct interval *interval,
+                      struct key_count_span span, int64_t *count)
 {
-    _cleanup_(buf_deinit) struct buf lower = BUF_NULL;
-    schema_r(&lower, (struct rev){revision + 1, 0});
-    struct db_iter_options options = {.view = view, .upper = BYTES_LIT("s")};
+    check(span.after >= 0 && span.after < INT64_MAX && span.upto >= span.after);
+    _cleanup_(buf_deinit) struct buf lower = BUF_NULL, upper = BUF_NULL;
+    schema_r(&lower, (struct rev){span.after + 1, 0});
+    if (span.upto < INT64_MAX)
+        schema_r(&upper, (struct rev){span.upto + 1, 0});
+    else
+        buf_append_u8(&upper, 'r' + 1);
+    struct db_iter_options options = {.view = view, .upper = buf_bytes(&upper)};
     struct db_iter *it = db_iter_new(db, &options);
-    int64_t left = CHANGES_MIN + *count * CHANGES_PER_KEY_MAX;
+    int64_t sum = 0;
     int r = 0;
     for (db_iter_seek(it, buf_bytes(&lower)); r == 0 && db_iter_valid(it); db_iter_next(it))
-        r = left-- > 0 ? change_get(it, interval, count) : KEY_COUNT_E_TOO_FAR;
+        r = span.most-- > 0 ? change_get(it, interval, &sum) : KEY_COUNT_E_TOO_FAR;
     if (r == 0)
         r = db_iter_error(it);
     db_iter_free(it);
+    if (r == 0)
+        *count += sum;
     return r;
 }
 
@@ -81,10 +88,16 @@ int key_count(struct db *db, const struct db_view *view, const struct interval *
     check(interval->kind == INTERVAL_RANGE || interval->kind == INTERVAL_FROM);
     check(revision >= 0 && revision < INT64_MAX);
     int64_t count = 0;
+    int64_t since = 0;
     int r = heads_count(db, view, interval, &count);
+    struct key_count_span span = {revision, INT64_MAX, CHANGES_MIN + count * CHANGES_PER_KEY_MAX};
     if (r == 0 && !exact)
-        r = changes_undo(db, view, interval, revision, &count);
+        r = key_count_changes(db, view, interval, span, &since);
+    if (r == 0 && count < since) {
+        log_error("fewer keys than were created", LOG_I64("revision", revision));
+        return err_origin(-EBADMSG);
+    }
     if (r == 0)
-        *ret = count;
+        *ret = count - since;
     return r;
 }

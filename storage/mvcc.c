@@ -110,6 +110,7 @@ int mvcc_open(struct mvcc **ret, const struct mvcc_options *options)
         options->compaction_batch_max ? options->compaction_batch_max : COMPACTION_BATCH_MAX;
     arena_init(&m->arena);
     pthread_mutex_init(&m->hash_lock, NULL);
+    pthread_mutex_init(&m->count_lock, NULL);
     pthread_mutex_init(&m->compactor.lock, NULL);
     int r = counters_load(m);
     if (r < 0) {
@@ -127,6 +128,8 @@ struct mvcc *mvcc_close(struct mvcc *m)
     mvcc_compactor_deinit(m);
     pthread_mutex_destroy(&m->compactor.lock);
     pthread_mutex_destroy(&m->hash_lock);
+    pthread_mutex_destroy(&m->count_lock);
+    mvcc_count_deinit(m);
     map_bytes_deinit(&m->overlay);
     arena_deinit(&m->arena);
     buf_deinit(&m->k_key);

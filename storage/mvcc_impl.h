@@ -2,7 +2,7 @@
 /*
  * The inside of the multi-version store, for the mvcc*.c files only.
  *
- * Lock order: compactor.lock and hash_lock are innermost and never held together. The atomics are
+ * Lock order: compactor.lock, hash_lock and count_lock are innermost and never held together. The atomics are
  * what readers share with the writer: ended >= revision always; ended is raised before a batch can
  * be written, revision after it was.
  */
@@ -19,6 +19,8 @@
 enum {
     MVCC_NEXT_MAX = 16,       /* versions of one key stepped over before seeking */
     MVCC_HASH_CACHE_MAX = 10, /* etcd's */
+    MVCC_COUNTED_MAX = 64,    /* counts remembered, with keys of ... */
+    MVCC_COUNTED_KEY_BYTES_MAX = 1024,
     MVCC_COMPACTIONS_MAX = 3, /* accepted, not finished: see mvcc_compact.c */
 };
 
@@ -64,6 +66,16 @@ struct compactor {
     struct hash_scan hash;
 };
 
+/* The number of keys of an interval at a revision, as counted once. */
+struct counted {
+    enum interval_kind kind;
+    struct buf key;
+    struct buf end;
+    int64_t revision;
+    int64_t count;
+    uint64_t used; /* the newest use has the highest number; 0 = free */
+};
+
 struct mvcc {
     struct db *db;
     uint32_t compaction_batch_max;
@@ -95,6 +107,10 @@ struct mvcc {
     struct buf scratch;
     struct compaction accepted[MVCC_COMPACTIONS_MAX]; /* since the last publish */
     size_t n_accepted;
+
+    pthread_mutex_t count_lock; /* guards counted and its clock */
+    struct counted counted[MVCC_COUNTED_MAX];
+    uint64_t count_clock;
 
     struct compactor compactor;
     pthread_mutex_t hash_lock;                    /* guards the cache of compaction hashes */
@@ -151,6 +167,25 @@ int mvcc_read_at(struct mvcc *m, const struct mvcc_range_options *options, int64
                  mvcc_visit visit, void *arg, int64_t *ret_count);
 
 int mvcc_visit_nothing(void *arg, const struct mvcc_item *item);
+
+/* ---- counts (mvcc_count.c) ---- */
+
+/* A view, and a published revision that it is known not to be behind. */
+struct mvcc_seen {
+    const struct db_view *view;
+    int64_t revision;
+    bool exact; /* it holds nothing above that revision */
+};
+
+/* The keys of an interval at revision, at most that of the view. */
+int mvcc_count(struct mvcc *m, const struct mvcc_seen *seen, const struct interval *interval,
+               int64_t revision, int64_t *ret);
+/* The same if it can be had without counting. */
+int mvcc_count_known(struct mvcc *m, const struct mvcc_seen *seen, const struct interval *interval,
+                     int64_t revision, bool *ret_known, int64_t *ret);
+void mvcc_count_store(struct mvcc *m, const struct interval *interval, int64_t revision,
+                      int64_t count);
+void mvcc_count_deinit(struct mvcc *m);
 
 /* ---- compaction and hashes ---- */
 

@@ -125,7 +125,7 @@ static int point_read(struct mvcc *m, const struct point *p, mvcc_visit visit, v
 
 struct range {
     const struct mvcc_range_options *options;
-    const struct db_view *view; /* if a count is wanted besides */
+    struct mvcc_seen seen; /* a view if a count is wanted, too */
     int64_t revision;
     mvcc_visit visit;
     void *arg;
@@ -148,7 +148,7 @@ static bool range_full(struct range *g, struct bytes key)
 static int range_versions(struct mvcc *m, struct range *g)
 {
     struct mvcc_walk_options options = {
-        .view = g->view,
+        .view = g->seen.view,
         .interval = &g->options->interval,
         .revision = g->revision,
     };
@@ -192,7 +192,7 @@ static int range_heads(struct mvcc *m, struct range *g)
 {
     _cleanup_(buf_deinit) struct buf lower = BUF_NULL, upper = BUF_NULL;
     key_count_bounds(&g->options->interval, &lower, &upper);
-    struct db_iter_options options = {.view = g->view, .upper = buf_bytes(&upper)};
+    struct db_iter_options options = {.view = g->seen.view, .upper = buf_bytes(&upper)};
     struct db_iter *it = db_iter_new(m->db, &options);
     int r = exact(m, g->revision) ? 0 : READ_INEXACT; /* (4) */
     bool full = false;
@@ -211,47 +211,32 @@ static int range_heads(struct mvcc *m, struct range *g)
 
 /* ---- counts ---- */
 
-static int count_versions(struct mvcc *m, const struct mvcc_walk_options *options, int64_t *ret)
+/* How many keys the interval has in all, if the walk was cut; and what the next page will ask for. */
+static int count_whole(struct mvcc *m, struct range *g, int64_t *ret_count)
 {
-    struct mvcc_walk w;
-    mvcc_walk_open(&w, m, options);
-    bool found = true;
-    int64_t n = 0;
-    int r = 0;
-    while (r == 0 && found) {
-        struct rev rev;
-        r = mvcc_walk_next(&w, &found, &rev);
-        n += r == 0 && found;
-    }
-    mvcc_walk_close(&w);
-    if (r == 0)
-        *ret = n;
-    return r;
-}
-
-/* The view was opened after the revision was taken, and (1) is settled for it. */
-static int count_at(struct mvcc *m, const struct db_view *view, const struct interval *interval,
-                    int64_t revision, bool view_exact, int64_t *ret)
-{
-    int r = key_count(m->db, view, interval, revision, view_exact, ret);
-    if (r != KEY_COUNT_E_TOO_FAR)
-        return r;
-    struct mvcc_walk_options options = {.view = view, .interval = interval, .revision = revision};
-    return count_versions(m, &options, ret);
-}
-
-static int count_rest(struct mvcc *m, struct range *g, bool view_exact, int64_t *ret_count)
-{
-    struct interval rest = g->options->interval;
+    const struct interval *whole = &g->options->interval;
+    struct interval rest = *whole;
     buf_append_u8(&g->last, 0);
     rest.key = buf_bytes(&g->last);
-    int64_t n = 0;
-    if (rest.kind == INTERVAL_FROM || bytes_compare(rest.key, rest.end) < 0) {
-        int r = count_at(m, g->view, &rest, g->revision, view_exact, &n);
-        if (r < 0)
-            return r;
+    if (rest.kind == INTERVAL_RANGE && bytes_compare(rest.key, rest.end) >= 0) {
+        *ret_count = g->fetched;
+        return 0;
     }
-    *ret_count = g->fetched + n;
+    bool known;
+    int64_t n = 0;
+    int r = mvcc_count_known(m, &g->seen, whole, g->revision, &known, &n);
+    if (r == 0 && known) {
+        if (n < g->fetched)
+            return mvcc_corrupt("fewer keys than were read", whole->key);
+        mvcc_count_store(m, &rest, g->revision, n - g->fetched);
+    } else if (r == 0) {
+        r = mvcc_count(m, &g->seen, &rest, g->revision, &n);
+        n += g->fetched;
+    }
+    if (r != 0)
+        return r;
+    mvcc_count_store(m, whole, g->revision, n);
+    *ret_count = n;
     return 0;
 }
 
@@ -261,14 +246,14 @@ static int range_read(struct mvcc *m, struct range *g, bool count_wanted, int64_
     if (overtaken(m, g->revision))
         return MVCC_READ_OVERTAKEN;
     if (g->options->count_only)
-        return count_at(m, g->view, &g->options->interval, g->revision, view_exact, ret_count);
+        return mvcc_count(m, &g->seen, &g->options->interval, g->revision, ret_count);
     int r = g->options->keys_only && view_exact ? range_heads(m, g) : READ_INEXACT;
     if (r == READ_INEXACT)
         r = range_versions(m, g);
     if (r != 0)
         return r;
     if (g->cut && count_wanted)
-        return count_rest(m, g, view_exact, ret_count);
+        return count_whole(m, g, ret_count);
     *ret_count = g->fetched;
     return 0;
 }
@@ -287,8 +272,10 @@ int mvcc_read_at(struct mvcc *m, const struct mvcc_range_options *options, int64
     }
     struct range g = {.options = options, .revision = revision, .visit = visit, .arg = arg};
     bool count_wanted = options->count_only || (options->limit > 0 && !options->no_count);
+    g.seen.revision = atomic_load(&m->revision);
     struct db_view *view = count_wanted ? db_view_new(m->db) : NULL;
-    g.view = view;
+    g.seen.view = view;
+    g.seen.exact = exact(m, g.seen.revision);
     int r = range_read(m, &g, count_wanted, ret_count);
     db_view_free(m->db, view);
     buf_deinit(&g.last);
