@@ -11,10 +11,11 @@
 
 static int usage(FILE *out)
 {
-    fprintf(out, "usage: cairnutl COMMAND [ARGUMENTS]\n"
-                 "  log dump --data-dir DIR     the raft log as JSON lines; safe while the member runs\n"
-                 "  log verify --data-dir DIR   reads every record and says whether the log is whole\n"
-                 "  version                     the versions of this program\n");
+    fputs("usage: cairnutl COMMAND [ARGUMENTS]\n"
+          "  log dump --data-dir DIR    the raft log as JSON lines; safe while the member runs\n"
+          "  log verify --data-dir DIR  reads every record and says whether the log is whole\n"
+          "  version                    the versions of this program\n",
+          out);
     return out == stdout ? 0 : 1;
 }
 

@@ -144,6 +144,33 @@ static void pages_measure(struct bench *b, const char *what, struct mvcc_range_o
     end(b, what, PAGES * PAGE);
 }
 
+struct last {
+    uint8_t key[KEY_BYTES + 1];
+};
+
+static int visit_last(void *arg, const struct mvcc_item *item)
+{
+    memcpy(((struct last *)arg)->key, item->key.data, KEY_BYTES);
+    return 0;
+}
+
+/* As kube-apiserver lists: page by page at one revision, each with the count of what is left. */
+static void list_measure(struct bench *b, const char *what)
+{
+    struct last last = {0}, from_key;
+    struct mvcc_range_options o = {.limit = PAGE, .revision = mvcc_revision(b->m)};
+    struct mvcc_range_result result = {.count = INT64_MAX};
+    uint64_t pages = 0;
+    begin(b);
+    for (struct bytes from = BYTES_LIT("/"); result.count > PAGE; pages++) {
+        o.interval = interval_parse(from, BYTES_LIT("0"));
+        check(mvcc_range(b->m, &o, visit_last, &last, &result) == 0);
+        from_key = last;
+        from = bytes_of(from_key.key, sizeof(from_key.key));
+    }
+    end(b, what, pages);
+}
+
 static void scans_measure(struct bench *b)
 {
     struct interval all = {INTERVAL_FROM, BYTES_LIT("/"), BYTES_NULL};
@@ -198,6 +225,8 @@ static void run(struct bench *b)
                   (struct mvcc_range_options){.limit = PAGE, .no_count = true});
     pages_measure(b, "page of 500, keys only, per key",
                   (struct mvcc_range_options){.limit = PAGE, .no_count = true, .keys_only = true});
+    list_measure(b, "list in pages, per page of 500");
+    list_measure(b, "list again, per page of 500");
     scans_measure(b);
     compaction_measure(b);
     gets_measure(b, "get, any key, compacted", n, 0);

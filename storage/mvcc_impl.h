@@ -2,9 +2,9 @@
 /*
  * The inside of the multi-version store, for the mvcc*.c files only.
  *
- * Lock order: compactor.lock, hash_lock and count_lock are innermost and never held together. The atomics are
- * what readers share with the writer: ended >= revision always; ended is raised before a batch can
- * be written, revision after it was.
+ * Lock order: compactor.lock, hash_lock and count_lock are innermost and never held together. The
+ * atomics are what readers share with the writer: ended >= revision always; ended is raised before
+ * a batch can be written, revision after it was.
  */
 #pragma once
 

@@ -211,7 +211,7 @@ static int range_heads(struct mvcc *m, struct range *g)
 
 /* ---- counts ---- */
 
-/* How many keys the interval has in all, if the walk was cut; and what the next page will ask for. */
+/* How many keys the interval has in all, of a walk that was cut; the next page's count besides. */
 static int count_whole(struct mvcc *m, struct range *g, int64_t *ret_count)
 {
     const struct interval *whole = &g->options->interval;
