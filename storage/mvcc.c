@@ -315,7 +315,7 @@ int mvcc_lookup(struct mvcc *m, struct bytes key, bool want_value, bool *ret_fou
 /* ---- changes ---- */
 
 /* Gives out the revision of the next change, and remembers how the entry found the key. */
-static struct rev change_begin(struct mvcc *m, struct overlay_key *o, enum schema_kind kind)
+static struct change *change_begin(struct mvcc *m, struct overlay_key *o, enum schema_kind kind)
 {
     check(m->in_entry && m->sub < UINT32_MAX);
     if (o->changed_in != m->entry) {
@@ -340,17 +340,9 @@ static struct rev change_begin(struct mvcc *m, struct overlay_key *o, enum schem
         m->changes = mem_realloc(m->changes, m->changes_cap * sizeof(*m->changes));
     }
     struct rev rev = {m->writer_revision + 1, m->sub++};
-    m->changes[m->n_changes++] = (struct change){rev, kind, o->key};
-    return rev;
-}
-
-static void version_put(struct mvcc *m, struct rev rev, struct bytes key, const struct bytes *value,
-                        size_t n_value)
-{
-    buf_clear(&m->k_key);
-    schema_k(&m->k_key, key, rev);
-    struct bytes k_key = buf_bytes(&m->k_key);
-    db_batch_putv(m->batch, &k_key, 1, value, n_value);
+    struct change *change = &m->changes[m->n_changes++];
+    *change = (struct change){.rev = rev, .kind = kind, .kv = {.key = o->key}};
+    return change;
 }
 
 static void lease_move(struct mvcc *m, struct bytes key, int64_t from, int64_t to)
@@ -377,14 +369,11 @@ int mvcc_put(struct mvcc *m, struct bytes key, struct bytes value, int64_t lease
     if (r < 0)
         return r;
     bool update = o->live;
-    struct rev rev = change_begin(m, o, update ? SCHEMA_UPDATE : SCHEMA_CREATE);
+    struct change *change = change_begin(m, o, update ? SCHEMA_UPDATE : SCHEMA_CREATE);
+    struct rev rev = change->rev;
     struct head head = {rev, update ? o->head.create : rev.main, update ? o->head.version + 1 : 1,
                         lease};
-    struct kv kv = {key, head.create, rev.main, head.version, value, lease};
-    struct kv_frame frame;
-    struct bytes parts[KV_PARTS];
-    size_t n_parts = kv_put_frame(&frame, &kv, parts);
-    version_put(m, rev, key, parts, n_parts);
+    change->kv = (struct kv){o->key, head.create, rev.main, head.version, value, lease};
     lease_move(m, key, update ? o->head.lease : 0, lease);
     o->head = head;
     o->value = value;
@@ -401,11 +390,7 @@ int mvcc_delete(struct mvcc *m, struct bytes key, bool *ret_deleted)
     *ret_deleted = o->live;
     if (!o->live)
         return 0;
-    struct rev rev = change_begin(m, o, SCHEMA_DELETE);
-    struct kv kv = {.key = key};
-    struct kv_frame frame;
-    struct bytes parts[KV_PARTS];
-    version_put(m, rev, key, parts, kv_put_frame(&frame, &kv, parts));
+    (void)change_begin(m, o, SCHEMA_DELETE);
     lease_move(m, key, o->head.lease, 0);
     o->live = false;
     o->dirty = true;
@@ -415,7 +400,7 @@ int mvcc_delete(struct mvcc *m, struct bytes key, bool *ret_deleted)
 static void revision_put(struct mvcc *m, const struct change *c)
 {
     uint8_t kind_byte = (uint8_t)c->kind;
-    struct bytes value[] = {bytes_of(&kind_byte, 1), c->key};
+    struct bytes value[] = {bytes_of(&kind_byte, 1), c->kv.key};
     buf_clear(&m->scratch);
     schema_r(&m->scratch, c->rev);
     struct bytes r_key = buf_bytes(&m->scratch);
@@ -438,19 +423,49 @@ static void head_delete(struct mvcc *m, const struct overlay_key *o)
     db_batch_delete(m->batch, buf_bytes(&m->scratch));
 }
 
+static void version_put(struct mvcc *m, const struct change *c)
+{
+    struct kv_frame frame;
+    struct bytes parts[KV_PARTS];
+    size_t n_parts = kv_put_frame(&frame, &c->kv, parts);
+    buf_clear(&m->k_key);
+    schema_k(&m->k_key, c->kv.key, c->rev);
+    struct bytes k_key = buf_bytes(&m->k_key);
+    db_batch_putv(m->batch, &k_key, 1, parts, n_parts);
+}
+
+static int compare_heads(const void *a, const void *b)
+{
+    return bytes_compare((*(struct overlay_key *const *)a)->key,
+                         (*(struct overlay_key *const *)b)->key);
+}
+
+/* In the order of k: by key, the newest first. */
+static int compare_changes(const void *a, const void *b)
+{
+    const struct change *x = a, *y = b;
+    int r = bytes_compare(x->kv.key, y->kv.key);
+    return r != 0 ? r : rev_compare(y->rev, x->rev);
+}
+
+/* The store takes keys in ascending order for a fraction of what it takes them in any other. */
 void mvcc_seal(struct mvcc *m)
 {
     check(m->sub == 0);
     if (m->n_changes == 0)
         return;
+    for (size_t i = 0; i < m->n_changes; i++)
+        revision_put(m, &m->changes[i]);
+    qsort(m->changes, m->n_changes, sizeof(*m->changes), compare_changes);
+    for (size_t i = 0; i < m->n_changes; i++)
+        version_put(m, &m->changes[i]);
+    qsort(m->dirty, m->n_dirty, sizeof(struct overlay_key *), compare_heads);
     for (size_t i = 0; i < m->n_dirty; i++) {
         if (m->dirty[i]->live)
             head_put(m, m->dirty[i]);
         else
             head_delete(m, m->dirty[i]);
     }
-    for (size_t i = 0; i < m->n_changes; i++)
-        revision_put(m, &m->changes[i]);
     m->n_changes = 0;
     buf_clear(&m->scratch);
     schema_meta(&m->scratch, MVCC_META_REVISION);

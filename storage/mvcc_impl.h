@@ -40,7 +40,7 @@ struct overlay_key {
 struct change {
     struct rev rev;
     enum schema_kind kind;
-    struct bytes key;
+    struct kv kv;                     /* what k will hold; a deletion has the key alone */
 };
 
 struct compaction {
