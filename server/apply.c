@@ -59,6 +59,7 @@ struct apply {
     struct apply_options o;
     struct node *node;
     struct inbox inbox;
+    pthread_mutex_t turn; /* held while entries are applied */
 
     struct db_batch *batch;
     struct arena
@@ -83,6 +84,7 @@ struct apply *apply_new(const struct apply_options *options)
     a->applied = options->applied;
     a->reads.last = &a->reads.first;
     inbox_init(&a->inbox, SIZE_MAX); /* bounded by raft's budget of entries handed out */
+    pthread_mutex_init(&a->turn, NULL);
     arena_init(&a->arena);
     a->batch = db_batch_new();
     mvcc_batch(a->o.mvcc, a->batch);
@@ -125,6 +127,7 @@ struct apply *apply_free(struct apply *a)
     while (a->reads.first)
         delivery_free(pop_reads(a));
     inbox_deinit(&a->inbox);
+    pthread_mutex_destroy(&a->turn);
     arena_deinit(&a->arena);
     db_batch_free(a->batch);
     free(a->results);
@@ -577,7 +580,7 @@ static void answer_reads(struct apply *a)
     }
 }
 
-int apply_turn(struct apply *a)
+static int turn(struct apply *a)
 {
     struct inbox_item *first = inbox_drain(&a->inbox, NULL), *next;
     int r = 0;
@@ -598,4 +601,60 @@ int apply_turn(struct apply *a)
         answer_reads(a);
     arena_reset(&a->arena);
     return r < 0 ? err_trace(r) : 0;
+}
+
+int apply_turn(struct apply *a)
+{
+    int r;
+
+    pthread_mutex_lock(&a->turn);
+    r = turn(a);
+    pthread_mutex_unlock(&a->turn);
+    return r;
+}
+
+/* A single put, or a transaction that looks at single keys: it costs what a change of threads does. */
+static bool is_quick(struct apply *a, const struct raft_entry *entry)
+{
+    enum { PUT_TAG = 0x22, TXN_TAG = 0x32 };
+    struct bytes data = blob_bytes(entry->data);
+    Etcdserverpb__InternalRaftRequest *q;
+
+    if (entry->type != RAFT_ENTRY_NORMAL || data.len == 0 || data.len > APPLY_NOW_BYTES_MAX)
+        return false;
+    if (data.data[0] == PUT_TAG)
+        return true;
+    if (data.data[0] != TXN_TAG)
+        return false;
+    q = internal_request_decode(data, &a->arena);
+    return q && q->txn && !txn_txn_scans(q->txn);
+}
+
+static int turn_now(struct apply *a, const struct raft_entry *entries, size_t n)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = apply_entry(a, &entries[i]);
+    if (r == 0)
+        r = commit(a);
+    if (r == 0)
+        answer_reads(a);
+    arena_reset(&a->arena);
+    return r < 0 ? err_trace(r) : 0;
+}
+
+bool apply_now(struct apply *a, const struct raft_entry *entries, size_t n, int *ret_error)
+{
+    bool quick;
+
+    if (n > APPLY_NOW_ENTRIES_MAX || pthread_mutex_trylock(&a->turn) != 0)
+        return false;
+    quick = inbox_len(&a->inbox) == 0;
+    for (size_t i = 0; quick && i < n; i++)
+        quick = is_quick(a, &entries[i]);
+    if (quick)
+        *ret_error = turn_now(a, entries, n);
+    pthread_mutex_unlock(&a->turn);
+    return quick;
 }

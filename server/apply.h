@@ -3,7 +3,8 @@
  * The apply worker: committed entries in order, their effects and the applied index in one write
  * batch, then the answers.
  *
- * Thread: apply_turn() from the apply thread alone; the push functions from the raft thread.
+ * Thread: apply_turn() from the apply thread; apply_now() and the push functions from the raft thread.
+ * A lock lets one turn run at a time, on whichever of the two.
  */
 #pragma once
 
@@ -20,6 +21,7 @@ struct apply;
 struct node;
 struct housekeeper;
 
+enum { APPLY_NOW_ENTRIES_MAX = 2, APPLY_NOW_BYTES_MAX = 4096 };
 enum { APPLY_TURN_ENTRIES_MAX = 4096, APPLY_TURN_BYTES_MAX = 16 << 20 };
 
 struct apply_options {
@@ -40,6 +42,10 @@ struct apply *apply_new(const struct apply_options *options);
 struct apply *apply_free(struct apply *a);
 void apply_set_node(struct apply *a, struct node *node); /* before the first turn */
 
+/* Applies the entries on the calling (raft) thread, if they are few and small, the apply worker is idle
+ * and has nothing waiting: with one client that spares a change of threads. False: push them.
+ * *ret_error: as apply_turn(). */
+bool apply_now(struct apply *a, const struct raft_entry *entries, size_t n, int *ret_error);
 /* Take references. Entries must continue where the last push ended. */
 void apply_push_entries(struct apply *a, const struct raft_entry *entries, size_t n);
 /* The requests are finished with OUTCOME_OK when everything up to index is applied. */

@@ -418,9 +418,11 @@ static int persist(struct node *n, const struct raft_ready *rd)
     return r;
 }
 
-static void hand_over(struct node *n, const struct raft_ready *rd)
+static int hand_over(struct node *n, const struct raft_ready *rd)
 {
-    if (rd->n_committed > 0)
+    int r = 0;
+
+    if (rd->n_committed > 0 && !apply_now(n->apply, rd->committed, rd->n_committed, &r))
         apply_push_entries(n->apply, rd->committed, rd->n_committed);
     for (size_t i = 0; i < rd->n_reads; i++) {
         if (rd->reads[i].id != n->round)
@@ -437,6 +439,7 @@ static void hand_over(struct node *n, const struct raft_ready *rd)
         n->reads_round.len = 0;
         n->round = 0;
     }
+    return r;
 }
 
 /* The only voter's own state serves linearizable reads, once everything is applied that anyone may
@@ -496,7 +499,9 @@ static int act(struct node *n)
         return err_trace(r);
     if (rd.soft_changed)
         publish_leader(n, &rd);
-    hand_over(n, &rd);
+    r = hand_over(n, &rd);
+    if (r < 0)
+        return err_trace(r);
     raft_advance(n->raft);
     (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_PERSISTED});
     return 0;

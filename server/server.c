@@ -44,7 +44,7 @@ static void *node_run(void *arg)
     while (!atomic_load_explicit(&s->workers_stop, memory_order_acquire)) {
         int r = node_turn(s->node, clock_mono_ms());
         if (r < 0)
-            server_fatal("the raft log can't be written", r);
+            server_fatal("a raft turn failed: the log can't be written or an entry not applied", r);
         node_wait(s->node);
     }
     return NULL;

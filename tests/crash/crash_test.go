@@ -453,7 +453,7 @@ func TestKillUnderLoad(t *testing.T) {
 func TestKillDuringCompaction(t *testing.T) {
 	r := newRun(t)
 	start := time.Now()
-	rounds := max(5, harness.EnvInt("CAIRN_ROUNDS", 200)/10)
+	rounds := max(5, harness.EnvInt("CAIRN_ROUNDS", 200)/15)
 	for r.round = 1; r.round <= rounds && !t.Failed(); r.round++ {
 		r.load(func() { time.Sleep(700 * time.Millisecond); r.kill() })
 		r.restart()
