@@ -60,12 +60,37 @@ static void test_new_member(void **state)
     assert_int_equal(info.revision, 1);
 }
 
-static void test_put(void **state)
+/* Too large to be applied on the raft thread: it goes the way of all but the lone quick entry. */
+static const char *large_value(void)
+{
+    static char value[APPLY_NOW_BYTES_MAX + 1];
+
+    memset(value, 'v', sizeof(value) - 1);
+    return value;
+}
+
+/* A lone quick entry is applied by the raft turn that made it durable. */
+static void test_put_now(void **state)
 {
     struct box *b = *state;
     struct call c;
 
     call_put(b, &c, "k", "v", 0);
+    server_submit(b->s, &c.request);
+    assert_int_equal(c.outcome, CALL_WAITS);
+    assert_int_equal(node_turn(b->s->node, ++b->now_ms), 0);
+    assert_int_equal(c.outcome, OUTCOME_OK);
+    assert_int_equal(c.n_finished, 1);
+    assert_response(&c, b, 2);
+    assert_int_equal(box_stored_applied(b).index, 3);
+}
+
+static void test_put(void **state)
+{
+    struct box *b = *state;
+    struct call c;
+
+    call_put(b, &c, "k", large_value(), 0);
     server_submit(b->s, &c.request);
     assert_int_equal(c.outcome, CALL_WAITS);
     assert_int_equal(node_turn(b->s->node, ++b->now_ms), 0);
@@ -263,7 +288,7 @@ static void test_result_without_waiter(void **state)
     struct box *b = *state;
     struct call c;
 
-    call_put(b, &c, "k", "v", 0);
+    call_put(b, &c, "k", large_value(), 0);
     server_submit(b->s, &c.request);
     assert_int_equal(node_turn(b->s->node, ++b->now_ms), 0);
     wait_expire(&b->s->wait, UINT64_MAX - 1, timed_out, NULL);
@@ -585,6 +610,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(test_new_member),
+        T(test_put_now),
         T(test_put),
         T(test_entries_of_one_turn),
         T(test_long_turn),
