@@ -24,6 +24,7 @@
 
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/support/alloc.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "api/decode.h"
@@ -55,7 +56,6 @@ static void call_reset(struct call *call)
     call->headers_sent = call->cancelled = call->last = false;
     atomic_store_explicit(&call->claim, CLAIM_NONE, memory_order_relaxed);
     call->is_cancelled = 0;
-    call->request.credentials = (struct credentials){0};
     call->request.physical = false;
 }
 
@@ -399,7 +399,7 @@ static struct bytes call_payload(struct call *call)
 {
     grpc_byte_buffer_reader reader;
     grpc_slice *slice, *first;
-    if (!call->received || !grpc_byte_buffer_reader_init(&reader, call->received))
+    if (!grpc_byte_buffer_reader_init(&reader, call->received))
         return BYTES_NULL;
     size_t len = grpc_byte_buffer_length(reader.buffer_out);
     struct bytes payload = BYTES_NULL;
@@ -467,7 +467,7 @@ static enum outcome call_read_headers(struct call *call)
     struct bytes token = h.token.data ? h.token : h.authorization;
     if (bytes_has_prefix(token, BYTES_LIT("Bearer ")))
         token = bytes_of(token.data + 7, token.len - 7);
-    call->request.credentials.token = token;
+    call->request.credentials = (struct credentials){.token = token};
     if (!h.needs_leader)
         return OUTCOME_OK;
     struct server_info info;
@@ -475,28 +475,53 @@ static enum outcome call_read_headers(struct call *call)
     return info.leader_id ? OUTCOME_OK : OUTCOME_NO_LEADER;
 }
 
-/* OUTCOME_OK: the handler may run. */
-static enum outcome call_decode(struct call *call)
+static void call_refuse(struct call *call, enum status_code code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Answers with a text of its own. */
+static void call_refuse(struct call *call, enum status_code code, const char *format, ...)
 {
-    void *message = NULL;
-    int r = decode_message(call->method->request, call->payload, &call->arena, &message);
-    call->message = message;
-    if (r == DECODE_E_DEPTH)
-        return OUTCOME_TOO_MANY_OPS; /* only transactions nest */
-    if (r)
-        return OUTCOME_MALFORMED;
-    enum outcome outcome = call_read_headers(call);
-    if (!outcome && call->method->validate)
-        outcome = call->method->validate(call->server, message);
-    return outcome;
+    char *text = arena_alloc(&call->arena, CALL_TEXT_BYTES_MAX);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, CALL_TEXT_BYTES_MAX, format, args);
+    va_end(args);
+    call_answer_status(call, code, text);
 }
 
-static void call_refuse_size(struct call *call, size_t message_bytes_max)
+/* grpc-go's words for a call that ended before its message came. */
+static void call_refuse_empty(struct call *call)
 {
-    char *text = arena_alloc(&call->arena, 80);
-    snprintf(text, 80, "grpc: received message larger than max (%zu vs. %zu)", call->payload.len,
-             message_bytes_max);
-    call_answer_status(call, STATUS_RESOURCE_EXHAUSTED, text);
+    if (call->method->type == METHOD_UNARY)
+        call_answer_status(call, STATUS_UNKNOWN, "EOF");
+    else
+        call_answer_status(call, STATUS_INTERNAL,
+                           "cardinality violation: received no request message from "
+                           "non-client-streaming RPC");
+}
+
+/* True: the message is there. Otherwise the call is answered. */
+static bool call_decode(struct call *call, size_t message_bytes_max)
+{
+    bool unary = call->method->type == METHOD_UNARY;
+    void *message;
+    if (call->payload.len > message_bytes_max) {
+        call_refuse(call, STATUS_RESOURCE_EXHAUSTED,
+                    "grpc: received message larger than max (%zu vs. %zu)", call->payload.len,
+                    message_bytes_max);
+        return false;
+    }
+    int r = decode_message(call->method->request, &call->payload, &call->arena, &message);
+    if (r == 0)
+        call->message = message;
+    else if (r == DECODE_E_DEPTH)
+        call_answer(call, OUTCOME_TOO_MANY_OPS); /* only transactions nest */
+    else
+        call_refuse(call, STATUS_INTERNAL, "grpc: %s: %s",
+                    unary ? "error unmarshalling request"
+                          : "failed to unmarshal the received message",
+                    decode_error_text(r));
+    return r == 0;
 }
 
 void call_start(struct call *call, const struct method *method, size_t message_bytes_max)
@@ -515,14 +540,18 @@ void call_start(struct call *call, const struct method *method, size_t message_b
         call_answer(call, OUTCOME_TOO_MANY_REQUESTS);
         return;
     }
+    if (!call->received) {
+        call_refuse_empty(call);
+        return;
+    }
     call->payload = call_payload(call);
     metric_add(&method_metrics_of(method)->received, 1);
     metric_add(&grpc_metrics_received_bytes, call->payload.len);
-    if (call->payload.len > message_bytes_max) {
-        call_refuse_size(call, message_bytes_max);
+    if (!call_decode(call, message_bytes_max))
         return;
-    }
-    enum outcome outcome = call_decode(call);
+    enum outcome outcome = call_read_headers(call);
+    if (!outcome && method->validate)
+        outcome = method->validate(call->server, call->message);
     if (outcome)
         call_answer(call, outcome);
     else

@@ -29,7 +29,8 @@ enum {
     CALL_KEEP_BYTES_MAX = 8192,      /* a call object that needed more memory gives it back */
     CALL_RESPONSE_COPY_MAX = 1024,   /* longer responses are handed to gRPC without copying */
     CALL_UNSENT_BYTES_MAX = 1 << 30, /* with more that clients have not read, none is added */
-    CALL_DIRECT_MAX = 2,             /* no more calls alive: the finishing thread answers itself */
+    CALL_TEXT_BYTES_MAX = 160,
+    CALL_DIRECT_MAX = 2, /* no more calls alive: the finishing thread answers itself */
 };
 
 /* Who has the call when it is not being run. */

@@ -1,29 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Decoding of requests. protobuf-c recurses without limit and takes any bytes for a string, so a
- * first pass over the wire form (which itself recurses at most DECODE_DEPTH_MAX deep, in small
- * frames) decides whether its decoder may see the message at all.
+ * Decoding of requests. protobuf-c recurses without limit, takes any bytes for a string, and
+ * refuses a known field in another wire type, and groups, which Go skips as unknown. So a pass over
+ * the wire form comes first. It does not recurse, and decides whether protobuf-c may see the
+ * message, and whether it has to be rewritten without such fields before (repair(); hardly ever).
+ * What is proposed is the rewritten form: apply decodes it once more, with protobuf-c alone.
  *
  * Thread: any; the arena belongs to the caller.
  *
  * Invariants:
- *  1. protobuf-c never sees a message nested deeper than DECODE_DEPTH_MAX.
+ *  1. protobuf-c never sees a message nested deeper than DECODE_DEPTH_MAX, and nothing that it
+ *     refuses.
  *  2. A string field that passed has no NUL: what C code sees is what the client sent.
  */
 #include "api/decode.h"
 
-enum { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
+#include "base/check.h"
+#include "base/mem.h"
 
-/* True if there is nothing to check before decoding: no messages inside, no strings. */
-static bool is_flat(const ProtobufCMessageDescriptor *descriptor)
-{
-    for (unsigned i = 0; i < descriptor->n_fields; i++) {
-        ProtobufCType type = descriptor->fields[i].type;
-        if (type == PROTOBUF_C_TYPE_MESSAGE || type == PROTOBUF_C_TYPE_STRING)
-            return false;
-    }
-    return true;
-}
+enum wire {
+    WIRE_VARINT = 0,
+    WIRE_FIXED64 = 1,
+    WIRE_BYTES = 2,
+    WIRE_GROUP = 3,
+    WIRE_END_GROUP = 4,
+    WIRE_FIXED32 = 5
+};
 
 /* UTF-8 as Go's utf8.Valid sees it: no overlong forms, no surrogates, nothing above U+10FFFF. NUL
  * is refused as well (invariant 2). */
@@ -48,17 +50,37 @@ bool decode_text_is_valid(struct bytes s)
     return true;
 }
 
-static int check_wire(const ProtobufCMessageDescriptor *descriptor, struct bytes s, unsigned depth);
+/* ---- fields ---- */
 
-static int check_field(const ProtobufCFieldDescriptor *field, struct bytes value, unsigned depth)
+struct field {
+    uint64_t number;
+    enum wire wire;
+    struct bytes value; /* WIRE_BYTES: the contents */
+    const ProtobufCFieldDescriptor *known;
+    bool usable; /* known, and in a wire type that protobuf-c takes for it */
+};
+
+static enum wire wire_of(ProtobufCType type)
 {
-    if (!field)
-        return 0;
-    if (field->type == PROTOBUF_C_TYPE_MESSAGE)
-        return check_wire(field->descriptor, value, depth + 1);
-    if (field->type == PROTOBUF_C_TYPE_STRING && !decode_text_is_valid(value))
-        return DECODE_E_MALFORMED;
-    return 0;
+    switch (type) {
+    case PROTOBUF_C_TYPE_SFIXED32:
+    case PROTOBUF_C_TYPE_FIXED32:
+    case PROTOBUF_C_TYPE_FLOAT: return WIRE_FIXED32;
+    case PROTOBUF_C_TYPE_SFIXED64:
+    case PROTOBUF_C_TYPE_FIXED64:
+    case PROTOBUF_C_TYPE_DOUBLE: return WIRE_FIXED64;
+    case PROTOBUF_C_TYPE_STRING:
+    case PROTOBUF_C_TYPE_BYTES:
+    case PROTOBUF_C_TYPE_MESSAGE: return WIRE_BYTES;
+    default: return WIRE_VARINT;
+    }
+}
+
+static bool is_usable(const ProtobufCFieldDescriptor *known, enum wire wire)
+{
+    if (wire == wire_of(known->type))
+        return true;
+    return wire == WIRE_BYTES && known->label == PROTOBUF_C_LABEL_REPEATED; /* packed */
 }
 
 static bool skip(struct bytes *s, uint64_t len)
@@ -70,31 +92,152 @@ static bool skip(struct bytes *s, uint64_t len)
     return true;
 }
 
-static int check_wire(const ProtobufCMessageDescriptor *descriptor, struct bytes s, unsigned depth)
+/* Reads tag and value of anything but a group, whose tag alone is read. */
+static bool field_read(struct bytes *s, struct field *f)
 {
+    uint64_t tag, n = 0;
+    if (!varint_get(s, &tag) || tag >> 3 == 0 || tag >> 3 > UINT32_MAX >> 3)
+        return false;
+    f->number = tag >> 3;
+    f->wire = (enum wire)(tag & 7);
+    switch (f->wire) {
+    case WIRE_VARINT: return varint_get(s, &n);
+    case WIRE_FIXED64: return skip(s, 8);
+    case WIRE_FIXED32: return skip(s, 4);
+    case WIRE_BYTES:
+        if (!varint_get(s, &n))
+            return false;
+        f->value = bytes_of(s->data, (size_t)n);
+        return skip(s, n);
+    case WIRE_GROUP:
+    case WIRE_END_GROUP: return true;
+    default: return false;
+    }
+}
+
+/* The rest of a group and all groups in it. */
+static int group_skip(struct bytes *s, uint64_t number, unsigned depth)
+{
+    struct field f;
     if (depth > DECODE_DEPTH_MAX)
-        return DECODE_E_DEPTH;
-    while (s.len) {
-        uint64_t tag, n = 0;
-        if (!varint_get(&s, &tag) || tag >> 3 == 0 || tag >> 3 > UINT32_MAX >> 3)
-            return DECODE_E_MALFORMED;
-        unsigned wire = tag & 7;
-        bool ok = wire == WIRE_FIXED64 ? skip(&s, 8)
-                  : wire == WIRE_FIXED32
-                      ? skip(&s, 4)
-                      : (wire == WIRE_VARINT || wire == WIRE_BYTES) && varint_get(&s, &n);
-        struct bytes value = {s.data, (size_t)n};
-        if (!ok || (wire == WIRE_BYTES && !skip(&s, n)))
-            return DECODE_E_MALFORMED;
-        if (wire != WIRE_BYTES)
-            continue;
-        int r =
-            check_field(protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3)),
-                        value, depth);
+        return DECODE_E_RECURSION;
+    while (field_read(s, &f)) {
+        if (f.wire == WIRE_END_GROUP)
+            return f.number == number ? 0 : DECODE_E_WIRE;
+        int r = f.wire == WIRE_GROUP ? group_skip(s, f.number, depth + 1) : 0;
         if (r)
             return r;
     }
+    return DECODE_E_WIRE;
+}
+
+/* One whole field. Zero: *s is behind it. */
+static int field_next(const ProtobufCMessageDescriptor *descriptor, struct bytes *s,
+                      struct field *f)
+{
+    if (!field_read(s, f) || f->wire == WIRE_END_GROUP)
+        return DECODE_E_WIRE;
+    f->known = protobuf_c_message_descriptor_get_field(descriptor, (unsigned)f->number);
+    f->usable = f->known && is_usable(f->known, f->wire);
+    return f->wire == WIRE_GROUP ? group_skip(s, f->number, 1) : 0;
+}
+
+/* ---- the first pass ---- */
+
+/* The messages that the pass is in; the rest of an outer one waits while an inner one is read. */
+struct level {
+    const ProtobufCMessageDescriptor *descriptor;
+    struct bytes rest;
+};
+
+enum { LEVELS_INLINE = 32 };
+
+struct walk {
+    struct level *levels;
+    size_t len, cap;
+    size_t deepest;
+    bool needs_repair;
+    struct level inline_levels[LEVELS_INLINE];
+};
+
+static void walk_deinit(struct walk *w)
+{
+    if (w->levels != w->inline_levels)
+        free(w->levels);
+}
+
+static int walk_enter(struct walk *w, const ProtobufCMessageDescriptor *descriptor,
+                      struct bytes message)
+{
+    if (w->len >= DECODE_WIRE_DEPTH_MAX)
+        return DECODE_E_RECURSION;
+    if (w->len == w->cap) {
+        w->cap *= 2;
+        struct level *more = mem_alloc_raw(w->cap * sizeof(*more));
+        memcpy(more, w->levels, w->len * sizeof(*more));
+        walk_deinit(w);
+        w->levels = more;
+    }
+    w->levels[w->len++] = (struct level){descriptor, message};
+    if (w->len > w->deepest)
+        w->deepest = w->len;
     return 0;
+}
+
+static int walk_field(struct walk *w, const struct field *f)
+{
+    if (!f->usable) {
+        w->needs_repair |= f->known || f->wire == WIRE_GROUP;
+        return 0;
+    }
+    if (f->known->type == PROTOBUF_C_TYPE_MESSAGE)
+        return walk_enter(w, f->known->descriptor, f->value);
+    if (f->known->type == PROTOBUF_C_TYPE_STRING && !decode_text_is_valid(f->value))
+        return DECODE_E_TEXT;
+    return 0;
+}
+
+static int walk_run(struct walk *w, const ProtobufCMessageDescriptor *descriptor,
+                    struct bytes encoded)
+{
+    w->levels = w->inline_levels;
+    w->cap = LEVELS_INLINE;
+    int r = walk_enter(w, descriptor, encoded);
+    while (r == 0 && w->len) {
+        struct level *level = &w->levels[w->len - 1];
+        struct field f;
+        if (level->rest.len == 0) {
+            w->len--;
+            continue;
+        }
+        r = field_next(level->descriptor, &level->rest, &f);
+        if (r == 0)
+            r = walk_field(w, &f);
+    }
+    return r;
+}
+
+/* ---- the second ---- */
+
+/* Writes the message without what protobuf-c would refuse. The first pass has checked all of it. */
+static void repair(const ProtobufCMessageDescriptor *descriptor, struct bytes s, struct buf *out)
+{
+    while (s.len) {
+        struct bytes whole = s;
+        struct field f;
+        check(field_next(descriptor, &s, &f) == 0);
+        if (!f.usable && (f.known || f.wire == WIRE_GROUP))
+            continue;
+        if (!f.known || f.known->type != PROTOBUF_C_TYPE_MESSAGE) {
+            buf_append(out, whole.data, whole.len - s.len);
+            continue;
+        }
+        _cleanup_(buf_deinit) struct buf inner = BUF_NULL;
+        repair(f.known->descriptor, f.value, &inner);
+        buf_append_varint(out, f.number << 3 | WIRE_BYTES);
+        buf_append_varint(out, inner.len);
+        buf_append_bytes(out, buf_bytes(&inner));
+    }
 }
 
 static void *arena_allocate(void *arena, size_t size)
@@ -106,18 +249,35 @@ static void arena_ignore(void *arena, void *p)
 {
 }
 
-int decode_message(const ProtobufCMessageDescriptor *descriptor, struct bytes encoded,
+int decode_message(const ProtobufCMessageDescriptor *descriptor, struct bytes *encoded,
                    struct arena *arena, void **ret)
 {
-    if (!is_flat(descriptor)) {
-        int r = check_wire(descriptor, encoded, 1);
-        if (r)
-            return r;
+    _cleanup_(walk_deinit) struct walk w;
+    w.len = w.deepest = 0;
+    w.needs_repair = false;
+    int r = walk_run(&w, descriptor, *encoded);
+    if (r)
+        return r;
+    if (w.deepest > DECODE_DEPTH_MAX)
+        return DECODE_E_DEPTH;
+    if (w.needs_repair) {
+        _cleanup_(buf_deinit) struct buf repaired = BUF_NULL;
+        repair(descriptor, *encoded, &repaired);
+        *encoded = arena_copy(arena, buf_bytes(&repaired));
     }
     ProtobufCAllocator allocator = {arena_allocate, arena_ignore, arena};
-    void *message = protobuf_c_message_unpack(descriptor, &allocator, encoded.len, encoded.data);
+    void *message = protobuf_c_message_unpack(descriptor, &allocator, encoded->len, encoded->data);
     if (!message)
-        return DECODE_E_MALFORMED;
+        return DECODE_E_WIRE;
     *ret = message;
     return 0;
+}
+
+const char *decode_error_text(int error)
+{
+    switch (error) {
+    case DECODE_E_TEXT: return "string field contains invalid UTF-8";
+    case DECODE_E_RECURSION: return "proto: exceeded maximum recursion depth";
+    default: return "proto: cannot parse invalid wire-format data";
+    }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From bytes off the wire to a protobuf-c message, without trusting them: nesting is bounded before
- * anything recurses, strings are checked for what Go refuses and C cannot hold. Thread: any.
+ * From bytes off the wire to a protobuf-c message, without trusting them and by Go's rules: what
+ * etcd accepts is accepted, what it refuses is refused. Thread: any.
  */
 #pragma once
 
@@ -9,18 +9,28 @@
 
 #include "base/arena.h"
 
-/* Messages inside each other: deeper is refused. Each level costs the decoder about 1 KiB of stack.
- */
-enum { DECODE_DEPTH_MAX = 2000 };
-
 enum {
-    DECODE_E_MALFORMED =
-        1, /* not an encoding of such a message, or a string is not UTF-8 or holds a NUL */
-    DECODE_E_DEPTH = 2,
+    /* Messages inside each other that protobuf-c may see: each takes about 1 KiB of stack. */
+    DECODE_DEPTH_MAX = 2000,
+    /* Go's own limit: deeper is not a message at all. */
+    DECODE_WIRE_DEPTH_MAX = 10000,
 };
 
-/* *ret lives in the arena; its bytes fields too. */
-int decode_message(const ProtobufCMessageDescriptor *descriptor, struct bytes encoded,
+enum {
+    DECODE_E_WIRE = 1,      /* not the wire format */
+    DECODE_E_TEXT = 2,      /* a string that is not UTF-8, or one with a NUL, which C cannot hold */
+    DECODE_E_DEPTH = 3,     /* deeper than DECODE_DEPTH_MAX; Go would take it */
+    DECODE_E_RECURSION = 4, /* deeper than DECODE_WIRE_DEPTH_MAX */
+};
+
+/*
+ * *ret lives in the arena, its bytes fields too. *encoded becomes an equal message that protobuf-c
+ * decodes everywhere: fields that Go sees as unknown though their number is known (another wire
+ * type) are left out. Mostly it stays as it is; otherwise it lives in the arena.
+ */
+int decode_message(const ProtobufCMessageDescriptor *descriptor, struct bytes *encoded,
                    struct arena *arena, void **ret);
+/* What Go says about it. */
+const char *decode_error_text(int error);
 /* UTF-8 without NUL. */
 bool decode_text_is_valid(struct bytes s);

@@ -18,7 +18,7 @@ static int decode(const ProtobufCMessageDescriptor *descriptor, struct bytes enc
                   struct arena *arena, void **ret)
 {
     arena_reset(arena);
-    return decode_message(descriptor, encoded, arena, ret);
+    return decode_message(descriptor, &encoded, arena, ret);
 }
 
 /* A transaction with a transaction as its only operation, and so on: depth messages in all. */
@@ -54,7 +54,7 @@ static void test_put(void **state)
     assert_memory_equal(r->value.data, "vw", 2);
     assert_int_equal(r->lease, 7);
     for (size_t len = 1; len < sizeof(encoded); len++) {
-        int want = len == 3 || len == 7 ? 0 : DECODE_E_MALFORMED;
+        int want = len == 3 || len == 7 ? 0 : DECODE_E_WIRE;
 
         message = NULL;
         assert_int_equal(decode(&etcdserverpb__put_request__descriptor, bytes_of(encoded, len),
@@ -77,10 +77,81 @@ static void test_depth(void **state)
     assert_int_equal(
         decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&deeper), &arena, &message),
         DECODE_E_DEPTH);
-    _cleanup_(buf_deinit) struct buf absurd = nested_txn(20000);
+    _cleanup_(buf_deinit) struct buf deepest_for_go = nested_txn(DECODE_WIRE_DEPTH_MAX);
+    assert_int_equal(decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&deepest_for_go),
+                            &arena, &message),
+                     DECODE_E_DEPTH);
+    _cleanup_(buf_deinit) struct buf absurd = nested_txn(DECODE_WIRE_DEPTH_MAX + 1);
     assert_int_equal(
         decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&absurd), &arena, &message),
-        DECODE_E_DEPTH);
+        DECODE_E_RECURSION);
+}
+
+/* What Go sees as unknown fields though we know their numbers. */
+static void test_repair(void **state)
+{
+    static const struct {
+        const char *hex;
+        const char *repaired; /* NULL: refused */
+    } cases[] = {
+        {"0A016B", "0A016B"},
+        {"0A016B1A0178", "0A016B"},           /* lease as bytes */
+        {"0805", ""},                         /* key as a number */
+        {"0D00000000090000000000000000", ""}, /* key as fixed32, fixed64 */
+        {"0A016B7B7C", "0A016B"},             /* an empty group */
+        {"7B0A016B7B7C7C0A016B", "0A016B"},   /* groups in a group */
+        {"0A016BF80105", "0A016BF80105"},     /* a number nobody knows stays */
+        {"7B", NULL},                         /* a group without an end */
+        {"7C", NULL},                         /* an end without a group */
+        {"7B84017C", NULL},                   /* the end of another one */
+        {"0E", NULL},                         /* wire type 6 */
+        {"0F", NULL},                         /* wire type 7 */
+        {"0001", NULL},                       /* number 0 */
+        {"18FFFFFFFFFFFFFFFFFF7F", NULL},     /* more than 64 bits */
+        {"18FFFFFFFFFFFFFFFFFF01", "18FFFFFFFFFFFFFFFFFF01"},
+        {"8080808010", NULL}, /* number 2^29 */
+    };
+    _cleanup_(arena_deinit) struct arena arena;
+
+    arena_init(&arena);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        uint8_t bytes[64];
+        size_t len = strlen(cases[i].hex) / 2;
+        struct bytes encoded = bytes_of(bytes, len);
+        void *message = NULL;
+
+        for (size_t j = 0; j < len; j++)
+            sscanf(cases[i].hex + 2 * j, "%2hhx", &bytes[j]);
+        int r = decode_message(&etcdserverpb__put_request__descriptor, &encoded, &arena, &message);
+        assert_int_equal(r, cases[i].repaired ? 0 : DECODE_E_WIRE);
+        if (!cases[i].repaired)
+            continue;
+        assert_int_equal(encoded.len, strlen(cases[i].repaired) / 2);
+        for (size_t j = 0; j < encoded.len; j++) {
+            uint8_t want;
+
+            sscanf(cases[i].repaired + 2 * j, "%2hhx", &want);
+            assert_int_equal(encoded.data[j], want);
+        }
+    }
+}
+
+/* The same inside: success { put { key, lease as bytes } }. */
+static void test_repair_nested(void **state)
+{
+    static const uint8_t nested[] = {0x12, 8, 0x12, 6, 0x0A, 1, 'k', 0x1A, 1, 'x'};
+    static const uint8_t want[] = {0x12, 5, 0x12, 3, 0x0A, 1, 'k'};
+    struct bytes encoded = bytes_of(nested, sizeof(nested));
+    _cleanup_(arena_deinit) struct arena arena;
+    void *message = NULL;
+
+    arena_init(&arena);
+    assert_int_equal(
+        decode_message(&etcdserverpb__txn_request__descriptor, &encoded, &arena, &message), 0);
+    assert_int_equal(encoded.len, sizeof(want));
+    assert_memory_equal(encoded.data, want, sizeof(want));
+    const Etcdserverpb__TxnRequest *r = message;
+    assert_int_equal(r->success[0]->request_put->key.len, 1);
 }
 
 static void test_text(void **state)
@@ -124,8 +195,8 @@ static void test_string_field(void **state)
     assert_int_equal(decode(d, bytes_of(good, sizeof(good)), &arena, &message), 0);
     assert_string_equal(((const Grpc__Health__V1__HealthCheckRequest *)message)->service,
                         "\xC3\xA9");
-    assert_int_equal(decode(d, bytes_of(bad, sizeof(bad)), &arena, &message), DECODE_E_MALFORMED);
-    assert_int_equal(decode(d, bytes_of(nul, sizeof(nul)), &arena, &message), DECODE_E_MALFORMED);
+    assert_int_equal(decode(d, bytes_of(bad, sizeof(bad)), &arena, &message), DECODE_E_TEXT);
+    assert_int_equal(decode(d, bytes_of(nul, sizeof(nul)), &arena, &message), DECODE_E_TEXT);
 }
 
 /* Random bytes, and valid messages with random bytes changed: no crash (the sanitizers watch). */
@@ -160,9 +231,10 @@ static void test_garbage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_put),     cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_text),    cmocka_unit_test(test_string_field),
-        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_put),           cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_text),          cmocka_unit_test(test_string_field),
+        cmocka_unit_test(test_garbage),       cmocka_unit_test(test_repair),
+        cmocka_unit_test(test_repair_nested),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The gRPC side with a server of the test's own behind it and gRPC's client in front, over a
- * socket pair: the life of calls, refusals, streams, cancellation, stop with calls under way. The
+ * The gRPC side with a server of the test's own behind it and gRPC's client in front, over two
+ * connections: the life of calls, refusals, streams, cancellation, stop with calls under way. The
  * test decides when a request is finished, from its own thread.
  */
 #include "api/grpc.h"
@@ -13,9 +13,11 @@
 #if __has_include(<grpc/credentials.h>)
 #include <grpc/credentials.h>
 #endif
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <grpc/support/alloc.h>
 #include <grpc/support/time.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -225,9 +227,11 @@ static void wait_until(size_t *what, size_t n)
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += PATIENCE_S;
     pthread_mutex_lock(&server.lock);
-    while (*what < n)
-        assert_int_equal(pthread_cond_timedwait(&server.changed, &server.lock, &until), 0);
+    int r = 0;
+    while (*what < n && r == 0)
+        r = pthread_cond_timedwait(&server.changed, &server.lock, &until);
     pthread_mutex_unlock(&server.lock);
+    assert_int_equal(r, 0);
 }
 
 /* Finishes the requests that are held, in one go, as an apply turn does. */
@@ -251,7 +255,10 @@ static void finish_all(enum outcome outcome)
 /* ---- the client ---- */
 
 static struct grpc_side *side;
-static grpc_channel *channel;
+/* Two connections, used in turn. */
+enum { CHANNELS = 2 };
+static grpc_channel *channels[CHANNELS];
+static unsigned n_calls;
 static grpc_completion_queue *cq;
 
 struct client_call {
@@ -294,8 +301,8 @@ static struct client_call *call_begin(const char *path, struct bytes message,
 
     grpc_metadata_array_init(&c->headers);
     grpc_metadata_array_init(&c->trailers);
-    c->call = grpc_channel_create_call(channel, NULL, 0, cq, grpc_slice_from_static_string(path),
-                                       NULL, patience(), NULL);
+    c->call = grpc_channel_create_call(channels[n_calls++ % CHANNELS], NULL, 0, cq,
+                                       grpc_slice_from_static_string(path), NULL, patience(), NULL);
     c->sent = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
     if (m) {
@@ -387,10 +394,28 @@ static const struct bytes prefix_message = {(const uint8_t *)"\x0A\x01k\x12\x01l
 
 /* ---- setup ---- */
 
+/* A TCP connection, so that the corks have something to hold. */
+static grpc_channel *connect_channel(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, len), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+    assert_int_equal(connect(client, (struct sockaddr *)&address, len), 0);
+    grpc_side_adopt(side, accept4(listener, NULL, NULL, SOCK_NONBLOCK));
+    close(listener);
+    assert_int_equal(fcntl(client, F_SETFL, O_NONBLOCK), 0);
+    grpc_channel_credentials *insecure = grpc_insecure_credentials_create();
+    grpc_channel *channel = grpc_channel_create_from_fd("test", client, insecure, NULL);
+    grpc_channel_credentials_release(insecure);
+    return channel;
+}
+
 static int setup(void **state)
 {
-    int fds[2];
-
     server = (struct server){0};
     server.config.max_request_bytes = 1024 * 1024;
     server.config.max_txn_ops = 128;
@@ -405,11 +430,8 @@ static int setup(void **state)
     pthread_cond_init(&server.changed, NULL);
     assert_int_equal(pthread_create(&server.scanner, NULL, scanner_run, &server), 0);
     assert_int_equal(grpc_side_start(&side, &server), 0);
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
-    grpc_side_adopt(side, fds[0]);
-    grpc_channel_credentials *insecure = grpc_insecure_credentials_create();
-    channel = grpc_channel_create_from_fd("test", fds[1], insecure, NULL);
-    grpc_channel_credentials_release(insecure);
+    for (size_t i = 0; i < CHANNELS; i++)
+        channels[i] = connect_channel();
     cq = grpc_completion_queue_create_for_pluck(NULL);
     return 0;
 }
@@ -424,7 +446,8 @@ static int teardown(void **state)
 {
     if (side)
         stop(0);
-    grpc_channel_destroy(channel);
+    for (size_t i = 0; i < CHANNELS; i++)
+        grpc_channel_destroy(channels[i]);
     grpc_completion_queue_shutdown(cq);
     grpc_completion_queue_destroy(cq);
     pthread_mutex_lock(&server.lock);
@@ -554,9 +577,12 @@ static void test_unimplemented(void **state)
 
 static void expect_token(const char *want)
 {
+    char have[sizeof(server.token)];
+
     pthread_mutex_lock(&server.lock);
-    assert_string_equal(server.token, want);
+    memcpy(have, server.token, sizeof(have));
     pthread_mutex_unlock(&server.lock);
+    assert_string_equal(have, want);
 }
 
 static void test_metadata(void **state)
@@ -675,7 +701,7 @@ static void test_health(void **state)
     call_expect(call_begin("/grpc.health.v1.Health/Check", bytes_of(named, 3), NULL),
                 GRPC_STATUS_NOT_FOUND, "unknown service", NULL);
     call_expect(call_begin("/grpc.health.v1.Health/List", BYTES_NULL, NULL), GRPC_STATUS_OK, "",
-                "\x0A\x04\x12\x02\x08\x01");
+                "\x0A\x06\x0A");
     c = call_begin("/grpc.health.v1.Health/Watch", bytes_of(named, 3), NULL);
     call_receive_headers(c);
     expect_message(c, "\x08\x03");

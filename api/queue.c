@@ -241,6 +241,7 @@ struct queue *queue_new(struct server *server, struct cork *cork)
 void queue_start(struct queue *q)
 {
     check(pthread_create(&q->thread, NULL, queue_run, q) == 0);
+    pthread_setname_np(q->thread, "queue");
 }
 
 void queue_join(struct queue *q)

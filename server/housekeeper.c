@@ -154,6 +154,7 @@ static void flush(struct housekeeper *h)
     uint64_t start = clock_mono_ns();
     int r;
 
+    h->o.replay_to = 0;
     atomic_store_explicit(&h->written_entries, 0, memory_order_relaxed);
     atomic_store_explicit(&h->written_bytes, 0, memory_order_relaxed);
     r = db_flush(h->o.db);
@@ -167,8 +168,11 @@ static void flush(struct housekeeper *h)
 
 static bool flush_due(const struct housekeeper *h)
 {
+    uint64_t applied = atomic_load_explicit(&h->o.state->applied, memory_order_acquire);
+
     return atomic_load_explicit(&h->written_entries, memory_order_relaxed) >= FLUSH_ENTRIES_MAX ||
-           atomic_load_explicit(&h->written_bytes, memory_order_relaxed) >= FLUSH_BYTES_MAX;
+           atomic_load_explicit(&h->written_bytes, memory_order_relaxed) >= FLUSH_BYTES_MAX ||
+           (h->o.replay_to > 0 && applied >= h->o.replay_to);
 }
 
 static void tick(struct housekeeper *h, uint64_t now_ms)

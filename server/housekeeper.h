@@ -15,13 +15,13 @@
 struct housekeeper;
 struct node;
 
-enum { FLUSH_ENTRIES_MAX = 50000, FLUSH_BYTES_MAX = 64 << 20, HOUSEKEEPER_TICK_MS = 100 };
+enum { FLUSH_ENTRIES_MAX = 25000, FLUSH_BYTES_MAX = 64 << 20, HOUSEKEEPER_TICK_MS = 100 };
 
 struct housekeeper_options {
     struct db *db;
     struct mvcc *mvcc;
     struct server_state *state;
-    uint64_t applied; /* durable in the database at start */
+    uint64_t replay_to; /* once this is applied: flush, so that the next start need not replay it */
     uint64_t catchup_entries;
     int64_t compaction_sleep_ns;
     void (*tick)(void *arg); /* called on the housekeeper's thread every HOUSEKEEPER_TICK_MS */

@@ -20,7 +20,7 @@
 #include "server/config.h"
 #include "server/server.h"
 
-enum { GRACE_MS = 10000, READY_POLL_MS = 50 };
+enum { GRACE_MS = 10000, READY_POLL_MS = 5 };
 
 static sigset_t end_signals(void)
 {

@@ -26,7 +26,7 @@
 #include "server/server_metrics.h"
 #include "server/server_private.h"
 
-enum { OWN_RETRY_MS = 1000 };
+enum { OWN_RETRY_MS = 1000, REPLAY_FLUSH_MIN = 5000 };
 
 _Noreturn void server_fatal(const char *what, int error)
 {
@@ -75,7 +75,9 @@ static void own_finish(struct request *request, enum outcome outcome)
     struct server *s = own->server;
 
     buf_deinit(&request->response);
-    own->retry_ms = clock_mono_ms() + OWN_RETRY_MS;
+    /* While the replay runs apply is behind, and proposals are refused: that is over soon. */
+    if (outcome != OUTCOME_TOO_MANY_REQUESTS)
+        own->retry_ms = clock_mono_ms() + OWN_RETRY_MS;
     atomic_store(&own->done, outcome == OUTCOME_OK);
     if (own == &s->publish && outcome == OUTCOME_OK) {
         log_info("published local member to cluster through raft",
@@ -230,7 +232,7 @@ static int make_workers(struct server *s, struct bootstrap *b)
         .db = s->db,
         .mvcc = s->mvcc,
         .state = &s->state,
-        .applied = b->applied,
+        .replay_to = log_end(b) - b->applied >= REPLAY_FLUSH_MIN ? log_end(b) : 0,
         .catchup_entries = s->config->snapshot_catchup_entries,
         .compaction_sleep_ns = s->config->compaction_sleep_interval_ns,
         .tick = server_tick,
@@ -355,6 +357,7 @@ bool server_wait_ready(struct server *s, uint64_t timeout_ms)
     uint64_t ns = (uint64_t)ts.tv_nsec + timeout_ms % 1000 * 1000000;
     ts.tv_sec += (time_t)(timeout_ms / 1000 + ns / 1000000000);
     ts.tv_nsec = (long)(ns % 1000000000);
+    own_submit(&s->publish);
     pthread_mutex_lock(&s->ready_lock);
     while (!s->ready && pthread_cond_timedwait(&s->ready_cond, &s->ready_lock, &ts) == 0)
         ;
