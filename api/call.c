@@ -22,12 +22,6 @@
  */
 #include "api/call.h"
 
-#include <grpc/byte_buffer_reader.h>
-#include <grpc/support/alloc.h>
-#include <stdarg.h>
-#include <stdio.h>
-
-#include "api/decode.h"
 #include "api/grpc_metrics.h"
 #include "api/request_log.h"
 #include "base/check.h"
@@ -78,10 +72,16 @@ static void on_answered(struct queue_event *event, bool ok)
 
 /* ---- answers ---- */
 
-static void call_count(struct call *call, enum status_code code)
+/* As the interceptors of grpc-go do: the answer to a unary call is a message sent also if it is an
+ * error. */
+static void call_count_end(struct call *call)
 {
     struct method_metrics *m = method_metrics_of(call->method);
-    metric_add(&m->handled[code], 1);
+    if (!call->counted)
+        return;
+    metric_add(&m->handled[call->status.code], 1);
+    if (call->method->type == METHOD_UNARY)
+        metric_add(&m->sent, 1);
     uint64_t ns = clock_mono_ns() - call->arrived_ns;
     if (grpc_metrics_extensive())
         metric_observe(&m->seconds, (double)ns / 1e9);
@@ -119,7 +119,8 @@ static void call_take_response(struct call *call)
 {
     struct buf *response = &call->request.response;
     grpc_slice slice;
-    metric_add(&method_metrics_of(call->method)->sent, 1);
+    if (call->method->type != METHOD_UNARY)
+        metric_add(&method_metrics_of(call->method)->sent, 1);
     metric_add(&grpc_metrics_sent_bytes, response->len);
     if (response->len > CALL_RESPONSE_COPY_MAX)
         slice = slice_of_long(response);
@@ -156,7 +157,7 @@ void call_send_answer(struct call *call)
     grpc_op ops[4], *op = ops;
     grpc_slice text = grpc_slice_from_static_string(call->status.text);
     bool ok = call->status.code == STATUS_OK;
-    call_count(call, call->status.code);
+    call_count_end(call);
     op = add_message_ops(call, op, ok && (call->method->type == METHOD_UNARY || call->last));
     op = add_op(op, GRPC_OP_SEND_STATUS_FROM_SERVER);
     op[-1].data.send_status_from_server.status = (grpc_status_code)call->status.code;
@@ -390,172 +391,6 @@ void call_interrupt(struct call *call, bool cancel)
 {
     if (cancel || call->phase == CALL_OPEN)
         call_end_early(call, OUTCOME_STOPPED);
-}
-
-/* ---- beginning ---- */
-
-/* The received message as one piece: gRPC's own memory if it is one there, else a copy. */
-static struct bytes call_payload(struct call *call)
-{
-    grpc_byte_buffer_reader reader;
-    grpc_slice *slice, *first;
-    if (!grpc_byte_buffer_reader_init(&reader, call->received))
-        return BYTES_NULL;
-    size_t len = grpc_byte_buffer_length(reader.buffer_out);
-    struct bytes payload = BYTES_NULL;
-    if (grpc_byte_buffer_reader_peek(&reader, &first)) {
-        payload = bytes_of(GRPC_SLICE_START_PTR(*first), GRPC_SLICE_LENGTH(*first));
-        if (payload.len != len) {
-            uint8_t *copy = arena_alloc(&call->arena, len), *at = copy;
-            at = mempcpy(at, payload.data, payload.len);
-            while (grpc_byte_buffer_reader_peek(&reader, &slice))
-                at = mempcpy(at, GRPC_SLICE_START_PTR(*slice), GRPC_SLICE_LENGTH(*slice));
-            payload = bytes_of(copy, (size_t)(at - copy));
-        }
-    }
-    grpc_byte_buffer_reader_destroy(&reader);
-    return payload;
-}
-
-static struct bytes slice_bytes(const grpc_slice *slice)
-{
-    return bytes_of(GRPC_SLICE_START_PTR(*slice), GRPC_SLICE_LENGTH(*slice));
-}
-
-struct call_headers {
-    struct bytes token;
-    struct bytes authorization;
-    struct bytes version;
-    bool needs_leader;
-};
-
-static void header_read(struct bytes key, struct bytes value, struct call_headers *h)
-{
-    /* The lengths tell most headers apart without looking at them. */
-    switch (key.len) {
-    case 5:
-        if (!h->token.data && bytes_equal(key, BYTES_LIT("token")))
-            h->token = value;
-        break;
-    case 9:
-        if (bytes_equal(key, BYTES_LIT("hasleader")))
-            h->needs_leader = bytes_equal(value, BYTES_LIT("true"));
-        break;
-    case 13:
-        if (!h->authorization.data && bytes_equal(key, BYTES_LIT("authorization")))
-            h->authorization = value;
-        break;
-    case 18:
-        if (!h->version.data && bytes_equal(key, BYTES_LIT("client-api-version")))
-            h->version = value;
-        break;
-    default: break;
-    }
-}
-
-/* What etcd does with a call's metadata before any handler sees it. */
-static enum outcome call_read_headers(struct call *call)
-{
-    struct call_headers h = {0};
-    for (size_t i = 0; i < call->metadata.count; i++)
-        header_read(slice_bytes(&call->metadata.metadata[i].key),
-                    slice_bytes(&call->metadata.metadata[i].value), &h);
-    struct bytes version = h.version.data ? h.version : BYTES_LIT("unknown");
-    if (!decode_text_is_valid(version))
-        return OUTCOME_INVALID_CLIENT_API_VERSION;
-    grpc_metrics_client_request(call->method->type != METHOD_UNARY, version);
-    struct bytes token = h.token.data ? h.token : h.authorization;
-    if (bytes_has_prefix(token, BYTES_LIT("Bearer ")))
-        token = bytes_of(token.data + 7, token.len - 7);
-    call->request.credentials = (struct credentials){.token = token};
-    if (!h.needs_leader)
-        return OUTCOME_OK;
-    struct server_info info;
-    server_info(call->server, &info);
-    return info.leader_id ? OUTCOME_OK : OUTCOME_NO_LEADER;
-}
-
-static void call_refuse(struct call *call, enum status_code code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-/* Answers with a text of its own. */
-static void call_refuse(struct call *call, enum status_code code, const char *format, ...)
-{
-    char *text = arena_alloc(&call->arena, CALL_TEXT_BYTES_MAX);
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, CALL_TEXT_BYTES_MAX, format, args);
-    va_end(args);
-    call_answer_status(call, code, text);
-}
-
-/* grpc-go's words for a call that ended before its message came. */
-static void call_refuse_empty(struct call *call)
-{
-    if (call->method->type == METHOD_UNARY)
-        call_answer_status(call, STATUS_UNKNOWN, "EOF");
-    else
-        call_answer_status(call, STATUS_INTERNAL,
-                           "cardinality violation: received no request message from "
-                           "non-client-streaming RPC");
-}
-
-/* True: the message is there. Otherwise the call is answered. */
-static bool call_decode(struct call *call, size_t message_bytes_max)
-{
-    bool unary = call->method->type == METHOD_UNARY;
-    void *message;
-    if (call->payload.len > message_bytes_max) {
-        call_refuse(call, STATUS_RESOURCE_EXHAUSTED,
-                    "grpc: received message larger than max (%zu vs. %zu)", call->payload.len,
-                    message_bytes_max);
-        return false;
-    }
-    int r = decode_message(call->method->request, &call->payload, &call->arena, &message);
-    if (r == 0)
-        call->message = message;
-    else if (r == DECODE_E_DEPTH)
-        call_answer(call, OUTCOME_TOO_MANY_OPS); /* only transactions nest */
-    else
-        call_refuse(call, STATUS_INTERNAL, "grpc: %s: %s",
-                    unary ? "error unmarshalling request"
-                          : "failed to unmarshal the received message",
-                    decode_error_text(r));
-    return r == 0;
-}
-
-void call_start(struct call *call, const struct method *method, size_t message_bytes_max)
-{
-    call->method = method;
-    call->arrived_ns = clock_mono_ns();
-    call->phase = CALL_RUNS;
-    call->n_events = 1; /* its answer */
-    call->message = NULL;
-    metric_add(&method_metrics_of(method)->started, 1);
-    if (!method->run) {
-        call_answer(call, OUTCOME_UNIMPLEMENTED);
-        return;
-    }
-    if (atomic_load_explicit(&call->queue->n_calls, memory_order_relaxed) > QUEUE_CALLS_MAX) {
-        call_answer(call, OUTCOME_TOO_MANY_REQUESTS);
-        return;
-    }
-    if (!call->received) {
-        call_refuse_empty(call);
-        return;
-    }
-    call->payload = call_payload(call);
-    metric_add(&method_metrics_of(method)->received, 1);
-    metric_add(&grpc_metrics_received_bytes, call->payload.len);
-    if (!call_decode(call, message_bytes_max))
-        return;
-    enum outcome outcome = call_read_headers(call);
-    if (!outcome && method->validate)
-        outcome = method->validate(call->server, call->message);
-    if (outcome)
-        call_answer(call, outcome);
-    else
-        method->run(call);
 }
 
 struct call *call_new(struct queue *q)

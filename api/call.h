@@ -80,6 +80,7 @@ struct call {
     grpc_byte_buffer *sent;
     struct bytes payload;
     bool headers_sent;
+    bool counted;      /* in the metrics */
     atomic_int claim;  /* enum call_claim: who may ask gRPC for the end of the call */
     int is_cancelled;  /* written by gRPC */
     unsigned n_events; /* events to come: answered, closed, delivered */

@@ -288,16 +288,21 @@ static void pluck(void *tag, bool want_ok)
         assert_true(event.success);
 }
 
+/* Instead of a message: none at all. */
+#define NO_MESSAGE ((struct bytes){NULL, 1})
+
 /* Starts a call with one message and the end of the client's side. */
 static struct client_call *call_begin(const char *path, struct bytes message,
                                       const struct metadata *m)
 {
     struct client_call *c = mem_new(struct client_call);
-    grpc_slice slice = grpc_slice_from_copied_buffer((const char *)message.data, message.len);
+    bool none = !message.data && message.len;
+    grpc_slice slice =
+        grpc_slice_from_copied_buffer((const char *)message.data, none ? 0 : message.len);
     grpc_metadata extra = {0};
     grpc_op ops[3] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
-                      {.op = GRPC_OP_SEND_MESSAGE},
-                      {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT}};
+                      {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+                      {.op = GRPC_OP_SEND_MESSAGE}};
 
     grpc_metadata_array_init(&c->headers);
     grpc_metadata_array_init(&c->trailers);
@@ -311,8 +316,8 @@ static struct client_call *call_begin(const char *path, struct bytes message,
         ops[0].data.send_initial_metadata.metadata = &extra;
         ops[0].data.send_initial_metadata.count = 1;
     }
-    ops[1].data.send_message.send_message = c->sent;
-    assert_int_equal(grpc_call_start_batch(c->call, ops, 3, c, NULL), GRPC_CALL_OK);
+    ops[2].data.send_message.send_message = c->sent;
+    assert_int_equal(grpc_call_start_batch(c->call, ops, none ? 2 : 3, c, NULL), GRPC_CALL_OK);
     pluck(c, false);
     return c;
 }
@@ -505,6 +510,10 @@ static void test_refused_before_submit(void **state)
                 "etcdserver: key is not provided", NULL);
     call_expect(call_begin(PUT, BYTES_LIT("\x0A\x09k"), NULL), GRPC_STATUS_INTERNAL,
                 "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
+                NULL);
+    call_expect(call_begin(PUT, NO_MESSAGE, NULL), GRPC_STATUS_UNKNOWN, "EOF", NULL);
+    call_expect(call_begin("/etcdserverpb.KV/RangeStream", NO_MESSAGE, NULL), GRPC_STATUS_INTERNAL,
+                "cardinality violation: received no request message from non-client-streaming RPC",
                 NULL);
     /* The quota comes first. */
     SERVER_SET(no_space, true);
@@ -782,16 +791,20 @@ static void test_counts(void **state)
     struct method_metrics *m = method_metrics_of(put);
     double started = metric_value(&m->started), ok = metric_value(&m->handled[STATUS_OK]);
     double refused = metric_value(&m->handled[STATUS_INVALID_ARGUMENT]);
+    double internal = metric_value(&m->handled[STATUS_INTERNAL]), sent = metric_value(&m->sent);
     double bytes = metric_value(&grpc_metrics_received_bytes);
 
     assert_string_equal(put->path, PUT);
     SERVER_SET(finish_inside, true);
     call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_OK, "", "\x0A\x01k\x12\x01v");
     call_expect(call_begin(PUT, BYTES_NULL, NULL), GRPC_STATUS_INVALID_ARGUMENT, NULL, NULL);
+    call_expect(call_begin(PUT, BYTES_LIT("\xFF"), NULL), GRPC_STATUS_INTERNAL, NULL, NULL);
     assert_true(metric_value(&m->started) - started == 2);
+    assert_true(metric_value(&m->handled[STATUS_INTERNAL]) == internal);
+    assert_true(metric_value(&m->sent) - sent == 2);
     assert_true(metric_value(&m->handled[STATUS_OK]) - ok == 1);
     assert_true(metric_value(&m->handled[STATUS_INVALID_ARGUMENT]) - refused == 1);
-    assert_true(metric_value(&grpc_metrics_received_bytes) - bytes == 6);
+    assert_true(metric_value(&grpc_metrics_received_bytes) - bytes == 7);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

@@ -6,6 +6,10 @@
  */
 #include "base/err.h"
 
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
 #include "base/log.h"
 
 static void err_print(const char *what, int error, const char *file, int line, const char *function)
@@ -47,4 +51,14 @@ int err_fold_at(int error, const char *file, int line, const char *function)
                                             LOG_I64("outcome", error),
                                             {NULL, LOG_KIND_END, {NULL}}});
     return -ENOTRECOVERABLE;
+}
+
+/* The C library's words begin with a capital letter; apart from it they are the same. */
+struct err_text err_text(int error)
+{
+    struct err_text t;
+
+    snprintf(t.text, sizeof(t.text), "%s", strerror(error < 0 ? -error : error));
+    t.text[0] = (char)tolower((unsigned char)t.text[0]);
+    return t;
 }

@@ -19,6 +19,12 @@ int err_origin_at(int error, const char *file, int line, const char *function);
 int err_trace_at(int error, const char *file, int line, const char *function);
 int err_fold_at(int error, const char *file, int line, const char *function);
 
+/* What an error (negative or not) means, as Go's programs print it: "not a directory". */
+struct err_text {
+    char text[64];
+};
+struct err_text err_text(int error);
+
 #define err_origin(e) err_origin_at((e), __FILE__, __LINE__, __func__)
 #define err_trace(e) err_trace_at((e), __FILE__, __LINE__, __func__)
 #define err_fold(e) err_fold_at((e), __FILE__, __LINE__, __func__)

@@ -31,6 +31,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/err.h"
 #include "base/mem.h"
 #include "base/number.h"
 
@@ -316,8 +317,8 @@ int log_setup(const struct log_options *options, char **ret_error)
         int r = output_open(options->outputs[i], &output);
         if (r < 0) {
             outputs_close(outputs, n);
-            *ret_error = mem_printf("couldn't open sink \"%s\": open %s: %s", options->outputs[i],
-                                    options->outputs[i], strerror(-r));
+            *ret_error = mem_printf("open sink \"%s\": open %s: %s", options->outputs[i],
+                                    options->outputs[i], err_text(r).text);
             return 1;
         }
         if (output_is_known(options, i, outputs, n, &output))

@@ -170,7 +170,7 @@ static void test_setup_errors(void **state)
     char *error = NULL;
     setup(LOG_INFO, LOG_FORMAT_JSON);
     assert_int_equal(log_setup(&options, &error), 1);
-    assert_non_null(strstr(error, "/nonexistent-directory/log: No such file or directory"));
+    assert_non_null(strstr(error, "/nonexistent-directory/log: no such file or directory"));
     free(error);
     /* The former setup stays in force. */
     assert_int_equal(log_level_min, LOG_INFO);

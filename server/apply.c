@@ -613,7 +613,8 @@ int apply_turn(struct apply *a)
     return r;
 }
 
-/* A single put, or a transaction that looks at single keys: it costs what a change of threads does. */
+/* A single put, or a transaction that looks at single keys: it costs what a change of threads does.
+ * */
 static bool is_quick(struct apply *a, const struct raft_entry *entry)
 {
     enum { PUT_TAG = 0x22, TXN_TAG = 0x32 };

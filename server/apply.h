@@ -3,7 +3,8 @@
  * The apply worker: committed entries in order, their effects and the applied index in one write
  * batch, then the answers.
  *
- * Thread: apply_turn() from the apply thread; apply_now() and the push functions from the raft thread.
+ * Thread: apply_turn() from the apply thread; apply_now() and the push functions from the raft
+ * thread.
  * A lock lets one turn run at a time, on whichever of the two.
  */
 #pragma once
@@ -42,7 +43,8 @@ struct apply *apply_new(const struct apply_options *options);
 struct apply *apply_free(struct apply *a);
 void apply_set_node(struct apply *a, struct node *node); /* before the first turn */
 
-/* Applies the entries on the calling (raft) thread, if they are few and small, the apply worker is idle
+/* Applies the entries on the calling (raft) thread, if they are few and small, the apply worker is
+ * idle
  * and has nothing waiting: with one client that spares a change of threads. False: push them.
  * *ret_error: as apply_turn(). */
 bool apply_now(struct apply *a, const struct raft_entry *entries, size_t n, int *ret_error);

@@ -142,7 +142,7 @@ static int write_founding_entry(struct bootstrap *b, const struct member *self)
     return 0;
 }
 
-static int check_flags(const struct config *config)
+int bootstrap_check_flags(const struct config *config)
 {
     char *error = NULL;
     int r = config_check_bootstrap(config, &error);
@@ -156,7 +156,7 @@ static int check_flags(const struct config *config)
 static int found_cluster(struct bootstrap *b, const struct bootstrap_options *options, bool create)
 {
     struct member self = founding_member(options->config);
-    int outcome = 0, r = check_flags(options->config);
+    int outcome = 0, r = bootstrap_check_flags(options->config);
 
     if (r == 0 && create) {
         b->member_id = self.id;

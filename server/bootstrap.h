@@ -28,6 +28,8 @@ struct bootstrap {
     struct wal_recovery recovery;
 };
 
+/* The flags that only a first start looks at. Outcome 1: refused, the reason is logged. */
+int bootstrap_check_flags(const struct config *config);
 /* Outcome 1: refused, the reason is logged. Free ret->recovery with wal_recovery_deinit(); the wal
  * is
  * the caller's. */

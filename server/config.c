@@ -172,7 +172,8 @@ static void derive(struct config_extra *x)
     derive_advertised(x, "listen-client-urls", "advertise-client-urls", host);
     derive_default(x, "log-level");
     derive_default(x, "log-format");
-    derive_default(x, "log-outputs");
+    if (from_file || !is_set(x, "log-outputs"))
+        derive_default(x, "log-outputs");
     if (!config_extra_text(x, "data-dir")[0]) {
         text_replace(x, "data-dir", mem_printf("%s.etcd", config_extra_text(x, "name")));
         x->data_dir_derived = true;

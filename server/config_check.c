@@ -17,28 +17,6 @@
 
 enum { ELECTION_TIMEOUT_MAX_MS = 50000, REQUEST_BYTES_RECOMMENDED = 10 << 20 };
 
-static int invalid(char **ret_error, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static int invalid(char **ret_error, const char *format, ...)
-{
-    _cleanup_(buf_deinit) struct buf b = BUF_NULL;
-    va_list args;
-
-    va_start(args, format);
-    buf_vprintf(&b, format, args);
-    va_end(args);
-    *ret_error = mem_strdup(buf_cstr(&b));
-    return 1;
-}
-
-static int invalid_quoted(char **ret_error, const char *before, const char *word, const char *after)
-{
-    _cleanup_(buf_deinit) struct buf quoted = BUF_NULL;
-
-    go_quote(&quoted, word);
-    return invalid(ret_error, "%s%s%s", before, buf_cstr(&quoted), after);
-}
-
 /* ---- logging ---- */
 
 static bool is_log_file(const char *output)
@@ -53,24 +31,27 @@ static int check_logging(const struct config *c, char **ret_error)
     size_t files = 0;
 
     if (strcmp(c->logger, "capnslog") == 0)
-        return invalid(ret_error, "--logger=capnslog is removed in v3.5");
+        return config_invalid(ret_error, "--logger=capnslog is removed in v3.5");
     if (strcmp(c->logger, "zap") != 0)
-        return invalid_quoted(ret_error, "unknown logger option ", c->logger, "");
+        return config_invalid_quoted(ret_error, "unknown logger option ", c->logger, "");
     for (size_t i = 0; i < c->log_outputs.len; i++) {
         if (c->log_outputs.len > 1 && strcmp(c->log_outputs.items[i], "default") == 0)
-            return invalid(ret_error, "multi logoutput for \"default\" is not supported yet");
+            return config_invalid(ret_error,
+                                  "multi logoutput for \"default\" is not supported yet");
         files += is_log_file(c->log_outputs.items[i]);
     }
     if (strcmp(config_text(c, "enable-log-rotation"), "true") == 0 &&
         (files > 1 || (c->log_outputs.len == 1 && files == 0)))
-        return invalid(
+        return config_invalid(
             ret_error,
             "--log-outputs requires a single file path when --log-rotate-config-json is defined");
     if (log_level_parse(c->log_level, &level))
-        return invalid_quoted(ret_error, "unrecognized level: ", c->log_level, "");
+        return config_invalid_quoted(ret_error, "unrecognized level: ", c->log_level, "");
     if (strcmp(c->log_format, "json") != 0 && strcmp(c->log_format, "console") != 0)
-        return invalid(ret_error, "unknown log format: %s, supported values json, console",
-                       c->log_format);
+        return config_invalid(ret_error, "unknown log format: %s, supported values json, console",
+                              c->log_format);
+    if (c->log_outputs.len == 0)
+        return config_invalid(ret_error, "open sink \"\": open : no such file or directory");
     return 0;
 }
 
@@ -93,10 +74,10 @@ static int check_bind_urls(const struct url_list *urls, char **ret_error)
     for (size_t i = 0; i < urls->len; i++) {
         const struct url *u = &urls->items[i];
         if (!is_unix(u) && strcmp(u->host, "localhost") != 0 && !is_address(u->host))
-            return invalid(ret_error, "expected IP in URL for binding (%s)", u->text);
+            return config_invalid(ret_error, "expected IP in URL for binding (%s)", u->text);
         if (!u->port_valid)
-            return invalid(ret_error, "listen tcp: address %s: invalid port",
-                           strrchr(u->text, ':') + 1);
+            return config_invalid(ret_error, "listen tcp: address %s: invalid port",
+                                  strrchr(u->text, ':') + 1);
     }
     return 0;
 }
@@ -106,8 +87,8 @@ static int check_host_urls(const struct url_list *urls, const char *flag, const 
 {
     for (size_t i = 0; i < urls->len; i++) {
         if (!is_unix(&urls->items[i]) && !urls->items[i].host[0])
-            return invalid(ret_error, "%s \"%s\" must be %s (unexpected empty host (%s))", flag,
-                           joined, wanted, urls->items[i].text);
+            return config_invalid(ret_error, "%s \"%s\" must be %s (unexpected empty host (%s))",
+                                  flag, joined, wanted, urls->items[i].text);
     }
     return 0;
 }
@@ -141,21 +122,22 @@ static int check_discovery(const struct config *c, char **ret_error)
     int r = 0;
 
     if (strcmp(config_text(c, "discovery-fallback"), "proxy") == 0)
-        return invalid(
+        return config_invalid(
             ret_error,
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"");
     if ((c->initial_cluster[0] != 0) + (srv[0] != 0) + (endpoints[0] != 0) > 1)
-        return invalid(ret_error,
-                       "multiple discovery or bootstrap flags are set. Choose one of "
-                       "\"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"");
+        return config_invalid(ret_error,
+                              "multiple discovery or bootstrap flags are set. Choose one of "
+                              "\"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"");
     if (!config_text(c, "discovery-token")[0] != !endpoints[0])
-        return invalid(ret_error, "both --discovery-token and --discovery-endpoints must be set");
+        return config_invalid(ret_error,
+                              "both --discovery-token and --discovery-endpoints must be set");
     if (!endpoints[0])
         return 0;
     string_list_split(endpoints, false, &list);
     for (size_t i = 0; i < list.len && r == 0; i++) {
         if (strspn(list.items[i], " \t\r\n") == strlen(list.items[i]))
-            r = invalid(ret_error, "--discovery-endpoints must not contain empty endpoints");
+            r = config_invalid(ret_error, "--discovery-endpoints must not contain empty endpoints");
     }
     string_list_deinit(&list);
     return r;
@@ -167,29 +149,30 @@ static int check_timing(const struct config *c, char **ret_error)
                *election = config_text(c, "election-timeout");
 
     if (c->heartbeat_interval_ms == 0)
-        return invalid(ret_error, "--heartbeat-interval must be >0 (set to %sms)", heartbeat);
+        return config_invalid(ret_error, "--heartbeat-interval must be >0 (set to %sms)",
+                              heartbeat);
     if (c->election_timeout_ms == 0)
-        return invalid(ret_error, "--election-timeout must be >0 (set to %sms)", election);
+        return config_invalid(ret_error, "--election-timeout must be >0 (set to %sms)", election);
     if (5 * (uint64_t)c->heartbeat_interval_ms > c->election_timeout_ms)
-        return invalid(
+        return config_invalid(
             ret_error,
             "--election-timeout[%sms] should be at least as 5 times as --heartbeat-interval[%sms]",
             election, heartbeat);
     if (c->election_timeout_ms > ELECTION_TIMEOUT_MAX_MS)
-        return invalid(ret_error,
-                       "--election-timeout[%sms] is too long, and should be set less than %dms",
-                       election, ELECTION_TIMEOUT_MAX_MS);
+        return config_invalid(
+            ret_error, "--election-timeout[%sms] is too long, and should be set less than %dms",
+            election, ELECTION_TIMEOUT_MAX_MS);
     return 0;
 }
 
 static int check_compaction(const struct config *c, char **ret_error)
 {
     if (!c->auto_compaction_mode[0])
-        return invalid(ret_error, "undefined auto-compaction-mode");
+        return config_invalid(ret_error, "undefined auto-compaction-mode");
     if (strcmp(c->auto_compaction_mode, "periodic") != 0 &&
         strcmp(c->auto_compaction_mode, "revision") != 0)
-        return invalid_quoted(ret_error, "unknown auto-compaction-mode ", c->auto_compaction_mode,
-                              "");
+        return config_invalid_quoted(ret_error, "unknown auto-compaction-mode ",
+                                     c->auto_compaction_mode, "");
     return 0;
 }
 
@@ -203,7 +186,7 @@ static int check_retention(const struct config *c, char **ret_error)
     if (text[sign] && strspn(text + sign, "0123456789") == strlen(text + sign))
         return 0;
     if (go_duration_parse(text, &v, &error))
-        return invalid(ret_error, "error parsing CompactionRetention: %s", error);
+        return config_invalid(ret_error, "error parsing CompactionRetention: %s", error);
     return 0;
 }
 
@@ -214,18 +197,19 @@ static int check_features(const struct config *c, char **ret_error)
     check(go_int_parse(config_text(c, "distributed-tracing-sampling-rate"), &rate) == 0);
     if (strcmp(config_text(c, "enable-distributed-tracing"), "true") == 0 &&
         (rate < 0 || rate > 1000000))
-        return invalid(
+        return config_invalid(
             ret_error,
             "distributed tracing configurition is not valid: (tracing sampling rate must be %s)",
             rate < 0 ? "positive" : "less than 1000000");
     if (config_gate_enabled(c->extra, "LeaseCheckpointPersist") &&
         !config_gate_enabled(c->extra, "LeaseCheckpoint"))
-        return invalid(ret_error, "enabling feature gate LeaseCheckpointPersist requires enabling "
-                                  "feature gate LeaseCheckpoint");
+        return config_invalid(ret_error,
+                              "enabling feature gate LeaseCheckpointPersist requires enabling "
+                              "feature gate LeaseCheckpoint");
     check(go_duration_parse(config_text(c, "compact-hash-check-time"), &hash_check_ns, NULL) == 0);
     if (hash_check_ns <= 0)
-        return invalid(ret_error, "--compact-hash-check-time must be >0 (set to %s)",
-                       config_text(c, "compact-hash-check-time"));
+        return config_invalid(ret_error, "--compact-hash-check-time must be >0 (set to %s)",
+                              config_text(c, "compact-hash-check-time"));
     return 0;
 }
 
@@ -240,14 +224,87 @@ static int check_tls(const struct config *c, char **ret_error)
     const char *min = config_text(c, "tls-min-version"), *max = config_text(c, "tls-max-version");
 
     if (tls_version(min) < 0 || tls_version(max) < 0)
-        return invalid_quoted(ret_error, "unexpected TLS version ",
-                              tls_version(min) < 0 ? min : max,
-                              " (must be one of: TLS1.2, TLS1.3)");
+        return config_invalid_quoted(ret_error, "unexpected TLS version ",
+                                     tls_version(min) < 0 ? min : max,
+                                     " (must be one of: TLS1.2, TLS1.3)");
     if (tls_version(max) && tls_version(min) > tls_version(max))
-        return invalid(ret_error, "min version (%s) is greater than max version (%s)", min, max);
+        return config_invalid(ret_error, "min version (%s) is greater than max version (%s)", min,
+                              max);
     if (tls_version(min) == 13 && config_text(c, "cipher-suites")[0])
-        return invalid(ret_error, "cipher suites cannot be configured when only TLS1.3 is enabled");
+        return config_invalid(ret_error,
+                              "cipher suites cannot be configured when only TLS1.3 is enabled");
     return 0;
+}
+
+/* Go's names, those that it calls insecure included, and two that etcd adds. */
+static bool is_cipher_suite(const char *name)
+{
+    static const char *const names[] = {
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+        "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+        "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+        "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+        "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+        "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+        "TLS_RSA_WITH_AES_128_CBC_SHA",
+        "TLS_RSA_WITH_AES_128_CBC_SHA256",
+        "TLS_RSA_WITH_AES_128_GCM_SHA256",
+        "TLS_RSA_WITH_AES_256_CBC_SHA",
+        "TLS_RSA_WITH_AES_256_GCM_SHA384",
+        "TLS_RSA_WITH_RC4_128_SHA",
+    };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* An empty text on the command line is a list of one empty name; in the file it is an empty list.
+ * */
+static int check_cipher_suites(const struct config *c, char **ret_error)
+{
+    const char *text = config_text(c, "cipher-suites");
+    struct string_list names;
+    int r = 0;
+
+    if (!*text && (c->extra->file[0] || !config_is_set(c, "cipher-suites")))
+        return 0;
+    string_list_split(text, false, &names);
+    for (size_t i = 0; i < names.len && r == 0; i++) {
+        if (!is_cipher_suite(names.items[i]))
+            r = config_invalid_quoted(ret_error, "unexpected TLS cipher suite ", names.items[i],
+                                      "");
+    }
+    string_list_deinit(&names);
+    return r;
+}
+
+/* etcd compares the learners that there are with the most that there may be: none is too many for
+ * less than none. */
+static int check_learners(const struct config *c, char **ret_error)
+{
+    int64_t max;
+
+    check(go_int_parse(config_text(c, "max-learners"), &max) == 0);
+    return max < 0 ? config_invalid(ret_error, "membership: too many learner members in cluster")
+                   : 0;
 }
 
 /* ---- Cairn's own ---- */
@@ -257,17 +314,17 @@ static int refuse_flags(const struct config *c, char **ret_error)
     for (size_t i = 0; i < config_flags_len; i++) {
         const struct flag *flag = &config_flags[i];
         if (flag->effect == EFFECT_REFUSED && strcmp(c->extra->texts[i], flag->default_text) != 0)
-            return invalid(
+            return config_invalid(
                 ret_error,
                 "--%s is not supported by Cairn %s yet; refusing to start without what it asks for",
                 flag->name, CAIRN_VERSION);
     }
     if (strcmp(config_text(c, "auth-token"), "jwt") == 0 ||
         strncmp(config_text(c, "auth-token"), "jwt,", 4) == 0)
-        return invalid(ret_error, "--auth-token=jwt is not supported by Cairn %s yet",
-                       CAIRN_VERSION);
+        return config_invalid(ret_error, "--auth-token=jwt is not supported by Cairn %s yet",
+                              CAIRN_VERSION);
     if (strcmp(config_text(c, "auth-token"), "simple") != 0)
-        return invalid(ret_error, "auth: invalid auth options");
+        return config_invalid(ret_error, "auth: invalid auth options");
     return 0;
 }
 
@@ -281,7 +338,7 @@ static int refuse_secure_listeners(const struct config *c, char **ret_error)
         for (size_t j = 0; j < bound[i]->len; j++) {
             const struct url *u = &bound[i]->items[j];
             if (strcmp(u->scheme, "https") == 0 || strcmp(u->scheme, "unixs") == 0)
-                return invalid(
+                return config_invalid(
                     ret_error,
                     "TLS is not supported by Cairn %s yet; refusing to listen on %s url %s",
                     CAIRN_VERSION, what[i], u->text);
@@ -290,49 +347,13 @@ static int refuse_secure_listeners(const struct config *c, char **ret_error)
     return 0;
 }
 
-/* The name of entry i of --initial-cluster; *ret_url is what follows its "=". */
-static char *cluster_entry(const char *entry, const char **ret_url)
-{
-    const char *equals = strchr(entry, '=');
-
-    *ret_url = equals ? equals + 1 : entry + strlen(entry);
-    return mem_strndup(entry, equals ? (size_t)(equals - entry) : strlen(entry));
-}
-
-static int refuse_other_members(const struct config *c, char **ret_error)
-{
-    struct string_list entries;
-    int r = 0;
-
-    string_list_split(c->initial_cluster, false, &entries);
-    _cleanup_(mem_freep) char *first = NULL;
-    for (size_t i = 0; i < entries.len && r == 0; i++) {
-        const char *url;
-        char *name = entries.items[i][0] ? cluster_entry(entries.items[i], &url) : NULL;
-        if (name && first && strcmp(name, first) != 0)
-            r = invalid(
-                ret_error,
-                "--initial-cluster with more than one member is not supported by Cairn %s yet (%s)",
-                CAIRN_VERSION, c->initial_cluster);
-        if (first)
-            free(name);
-        else
-            first = name;
-    }
-    string_list_deinit(&entries);
-    if (r == 0 && strcmp(c->initial_cluster_state, "existing") == 0)
-        r = invalid(ret_error, "--initial-cluster-state=existing is not supported by Cairn %s yet",
-                    CAIRN_VERSION);
-    return r;
-}
-
 static int check_etcd(const struct config *c, char **ret_error)
 {
     if (check_logging(c, ret_error) || check_urls(c, ret_error) || check_discovery(c, ret_error) ||
         check_timing(c, ret_error))
         return 1;
     if (c->listen_client_urls.len > 0 && c->advertise_client_urls.len == 0)
-        return invalid(
+        return config_invalid(
             ret_error,
             "--advertise-client-urls is required when --listen-client-urls is set explicitly");
     if (check_compaction(c, ret_error) || check_features(c, ret_error) || check_tls(c, ret_error))
@@ -342,73 +363,11 @@ static int check_etcd(const struct config *c, char **ret_error)
 
 int config_validate(const struct config *config, char **ret_error)
 {
-    if (check_etcd(config, ret_error) || refuse_flags(config, ret_error) ||
-        refuse_secure_listeners(config, ret_error))
+    if (check_etcd(config, ret_error) || check_cipher_suites(config, ret_error) ||
+        config_check_cluster(config, ret_error) || check_learners(config, ret_error) ||
+        refuse_flags(config, ret_error))
         return 1;
-    return refuse_other_members(config, ret_error);
-}
-
-/* ---- the first start ---- */
-
-/* The URLs that --initial-cluster gives to this member; outcome 1 with etcd's text. An empty list:
- * it is not there. */
-static int local_urls(const struct config *c, struct url_list *ret, char **ret_error)
-{
-    _cleanup_(buf_deinit) struct buf b = BUF_NULL;
-    _cleanup_(mem_freep) char *error = NULL;
-    struct string_list entries;
-
-    string_list_split(c->initial_cluster, false, &entries);
-    for (size_t i = 0; i < entries.len; i++) {
-        const char *url;
-        _cleanup_(mem_freep) char *name = cluster_entry(entries.items[i], &url);
-        if (entries.items[i][0] && strcmp(name, c->name) == 0)
-            buf_printf(&b, "%s%s", b.len ? "," : "", *url ? url : " ");
-    }
-    string_list_deinit(&entries);
-    *ret = (struct url_list){NULL, 0};
-    if (b.len > 0 && url_list_parse(buf_cstr(&b), ret, &error))
-        return invalid(ret_error, "error setting up initial cluster: %s", error);
-    return 0;
-}
-
-static const char *missing_url(const struct url_list *wanted, const struct url_list *there)
-{
-    for (size_t i = 0; i < wanted->len; i++) {
-        size_t j = 0;
-        while (j < there->len && strcmp(wanted->items[i].text, there->items[j].text) != 0)
-            j++;
-        if (j == there->len)
-            return wanted->items[i].text;
-    }
-    return NULL;
-}
-
-int config_check_bootstrap(const struct config *config, char **ret_error)
-{
-    struct url_list urls;
-
-    if (local_urls(config, &urls, ret_error))
-        return 1;
-    const char *extra = missing_url(&urls, &config->initial_advertise_peer_urls);
-    const char *missing = missing_url(&config->initial_advertise_peer_urls, &urls);
-    const char *advertised = config_text(config, "initial-advertise-peer-urls");
-    int r = 0;
-    if (urls.len == 0)
-        r = invalid_quoted(ret_error, "couldn't find local name ", config->name,
-                           " in the initial cluster configuration");
-    else if (extra)
-        r = invalid(ret_error,
-                    "--initial-cluster has %s=%s but missing from --initial-advertise-peer-urls=%s "
-                    "(resolved urls: \"%s\" != \"%s\")",
-                    config->name, extra, advertised,
-                    config->initial_advertise_peer_urls.items[0].text, urls.items[0].text);
-    else if (missing)
-        r = invalid(ret_error,
-                    "--initial-advertise-peer-urls has %s but missing from --initial-cluster=%s=%s",
-                    missing, config->name, advertised);
-    url_list_deinit(&urls);
-    return r;
+    return refuse_secure_listeners(config, ret_error);
 }
 
 /* ---- log lines at start ---- */

@@ -20,6 +20,7 @@
 #include <strings.h>
 #include <yaml.h>
 
+#include "base/err.h"
 #include "base/mem.h"
 
 enum kind { KIND_NULL, KIND_BOOL, KIND_NUMBER, KIND_STRING, KIND_ARRAY, KIND_OBJECT };
@@ -481,10 +482,7 @@ static int file_read(const char *path, struct buf *ret, char **ret_error)
     size_t n;
 
     if (!f) {
-        *ret_error = mem_printf("open %s: %s", path,
-                                errno == ENOENT   ? "no such file or directory"
-                                : errno == EACCES ? "permission denied"
-                                                  : strerror(errno));
+        *ret_error = mem_printf("open %s: %s", path, err_text(errno).text);
         return 1;
     }
     errno = 0;
@@ -493,8 +491,7 @@ static int file_read(const char *path, struct buf *ret, char **ret_error)
     int error = ferror(f) ? errno : 0;
     fclose(f);
     if (error)
-        *ret_error =
-            mem_printf("read %s: %s", path, error == EISDIR ? "is a directory" : strerror(error));
+        *ret_error = mem_printf("read %s: %s", path, err_text(error).text);
     else if (n > CONFIG_FILE_BYTES_MAX)
         *ret_error = mem_printf("read %s: file too large", path);
     else

@@ -133,6 +133,13 @@ int config_gates_merge(const char *before, const char *text, char **ret_merged, 
 /* One line a gate, as in the help text. */
 void config_gates_describe(struct buf *out, const char *indent);
 
+/* Sets *ret_error and returns 1; the second puts word between the texts as Go's %q prints it. */
+int config_invalid(char **ret_error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int config_invalid_quoted(char **ret_error, const char *before, const char *word,
+                          const char *after);
+/* --initial-cluster: its URLs, and that it names one member at most. */
+int config_check_cluster(const struct config *config, char **ret_error);
+
 /* Go's values. */
 bool go_bool_parse(const char *s, bool *ret);
 /* Base prefixes and underscores as strconv with base 0. Outcome 1: syntax; 2: range (*ret is the

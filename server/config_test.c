@@ -229,11 +229,18 @@ static const struct {
     {"--feature-gates=LeaseCheckpointPersist=true",
      "enabling feature gate LeaseCheckpointPersist requires enabling feature gate "
      "LeaseCheckpoint"},
+    {"--tls-min-version=TLS1.3 --cipher-suites=TLS_AES_128_GCM_SHA256",
+     "cipher suites cannot be configured when only TLS1.3 is enabled"},
+    {"--cipher-suites=foo", "unexpected TLS cipher suite \\\"foo\\\""},
+    {"--cipher-suites=", "unexpected TLS cipher suite \\\"\\\""},
+    {"--cipher-suites=TLS_AES_128_GCM_SHA256,", "unexpected TLS cipher suite \\\"\\\""},
+    {"--max-learners=-1", "membership: too many learner members in cluster"},
     {"--logger=capnslog", "--logger=capnslog is removed in v3.5"},
     {"--logger=foo", "unknown logger option \\\"foo\\\""},
     {"--log-level=foo", "unrecognized level: \\\"foo\\\""},
     {"--log-format=foo", "unknown log format: foo, supported values json, console"},
     {"--log-outputs=default,stderr", "multi logoutput for \\\"default\\\" is not supported yet"},
+    {"--log-outputs=", "open sink \\\"\\\": open : no such file or directory"},
     {"--enable-log-rotation",
      "--log-outputs requires a single file path when --log-rotate-config-json is defined"},
     {"--enable-distributed-tracing --distributed-tracing-sampling-rate=-1",
@@ -256,6 +263,10 @@ static const struct {
      " yet; refusing to listen on metrics url https://127.0.0.1:1"},
     {"--name=a --initial-cluster=a=http://a:1,b=http://b:1",
      "--initial-cluster with more than one member is not supported by Cairn"},
+    {"--initial-cluster=foo",
+     "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: "},
+    {"--initial-cluster=default=http://localhost:2380,foo=bar",
+     "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: bar"},
     {"--initial-cluster-state=existing",
      "--initial-cluster-state=existing is not supported by Cairn"},
 };
@@ -306,7 +317,9 @@ static void test_values(void **state)
         {"--v --force --config=x --vv=3", "name", "default"},
         {"--auto-compaction-retention=5m", "auto-compaction-retention", "5m"},
         {"--cors=*", "cors", "*"},
-        {"--log-level= --log-format= --log-outputs=", "log-outputs", "default"},
+        {"--log-level= --log-format=", "log-format", "json"},
+        {"--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
+         "cipher-suites", "TLS_RSA_WITH_AES_128_CBC_SHA,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"},
         {"--log-level=", "log-level", "info"},
     };
 
@@ -322,7 +335,7 @@ static void test_values(void **state)
 static void test_fields(void **state)
 {
     struct run *run = run_parse("--max-txn-ops=9999999999 --max-request-bytes=9999999999 "
-                                "--max-learners=-1 --warning-apply-duration=2ms"
+                                "--max-learners=0 --warning-apply-duration=2ms"
                                 " --log-outputs=stdout,stderr --socket-reuse-port",
                                 NULL);
     struct config *c = &run->config;
@@ -521,8 +534,8 @@ static void test_bootstrap(void **state)
          "couldn't find local name \"foo\" in the initial cluster configuration"},
         {"--initial-cluster=",
          "couldn't find local name \"default\" in the initial cluster configuration"},
-        {"--name=foo --initial-cluster=foo",
-         "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: "},
+        {"--initial-cluster=,",
+         "couldn't find local name \"default\" in the initial cluster configuration"},
         {"--name=foo --initial-cluster=foo=http://localhost:2381",
          "--initial-cluster has foo=http://localhost:2381 but missing from "
          "--initial-advertise-peer-urls=http://localhost:2380 "
@@ -530,8 +543,30 @@ static void test_bootstrap(void **state)
         {"--name=foo --initial-advertise-peer-urls=http://a:1,http://b:1 "
          "--initial-cluster=foo=http://a:1",
          "--initial-advertise-peer-urls has http://b:1 but missing from "
-         "--initial-cluster=foo=http://a:1,http://b:1"},
+         "--initial-cluster=foo=http://a:1,foo=http://b:1"},
+        {"--name=foo --initial-advertise-peer-urls=http://a:1,http://a:2 "
+         "--initial-cluster=foo=http://a:4,foo=http://a:3",
+         "--initial-cluster has foo=http://a:3,foo=http://a:4 but missing from "
+         "--initial-advertise-peer-urls=http://a:1,http://a:2 "
+         "(resolved urls: \"http://a:1\" != \"http://a:3\")"},
+        {"--name=foo --initial-advertise-peer-urls=http://a:1,http://a:2 "
+         "--initial-cluster=foo=http://a:1,foo=http://a:3",
+         "--initial-cluster has foo=http://a:3 but missing from "
+         "--initial-advertise-peer-urls=http://a:1,http://a:2 "
+         "(resolved urls: \"http://a:2\" != \"http://a:3\")"},
+        {"--name=foo --initial-advertise-peer-urls=http://a:1 "
+         "--initial-cluster=foo=http://a:1,foo=http://a:2",
+         "--initial-cluster has foo=http://a:2 but missing from "
+         "--initial-advertise-peer-urls=http://a:1 "
+         "(len([\"http://a:1\"]) != len([\"http://a:1\" \"http://a:2\"]))"},
+        {"--name=foo --initial-advertise-peer-urls=http://a:1 "
+         "--initial-cluster=foo=http://a:1,foo=http://a:1",
+         "failed to resolve http://a:1 to match --initial-cluster=foo=http://a:1 "
+         "(len([\"http://a:1\"]) != len([\"http://a:1\" \"http://a:1\"]))"},
         {"--name=foo", NULL},
+        {"--name=foo --initial-advertise-peer-urls=http://b:1,http://a:1 "
+         "--initial-cluster=foo=http://b:1,,foo=http://a:1",
+         NULL},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

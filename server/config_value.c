@@ -252,6 +252,26 @@ int string_list_split(const char *text, bool unique, struct string_list *ret)
     return 0;
 }
 
+int config_invalid(char **ret_error, const char *format, ...)
+{
+    _cleanup_(buf_deinit) struct buf b = BUF_NULL;
+    va_list args;
+
+    va_start(args, format);
+    buf_vprintf(&b, format, args);
+    va_end(args);
+    *ret_error = mem_strdup(buf_cstr(&b));
+    return 1;
+}
+
+int config_invalid_quoted(char **ret_error, const char *before, const char *word, const char *after)
+{
+    _cleanup_(buf_deinit) struct buf quoted = BUF_NULL;
+
+    go_quote(&quoted, word);
+    return config_invalid(ret_error, "%s%s%s", before, buf_cstr(&quoted), after);
+}
+
 void string_list_join(const struct string_list *list, struct buf *out)
 {
     for (size_t i = 0; i < list->len; i++) {

@@ -66,10 +66,65 @@ static int take_lock(struct data_dir *d)
     return r;
 }
 
+static int ignore_name(void *arg, const char *name)
+{
+    (void)arg;
+    (void)name;
+    return 0;
+}
+
+/* As in etcd, what can't be listed is refused first; that it isn't there yet is fine. */
+static int check_list(const char *path)
+{
+    int r = dir_list(path, ignore_name, NULL);
+    struct stat st;
+
+    if (r == 0 || r == -ENOENT)
+        return 0;
+    bool is_file = stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
+    _cleanup_(mem_freep) char *why =
+        mem_printf("%s %s: %s", is_file ? "readdirent" : "open", path, err_text(r).text);
+    log_error("failed to list data directory", LOG_STR("dir", path), LOG_STR("error", why));
+    return 1;
+}
+
+/* The part of the path up to the first directory that is not there: the one that can't be made. */
+static char *first_missing(const char *path)
+{
+    char *part = mem_strdup(path);
+    struct stat st;
+
+    for (size_t i = 1; part[i]; i++) {
+        if (part[i] != '/')
+            continue;
+        part[i] = '\0';
+        if (stat(part, &st) < 0)
+            return part;
+        part[i] = '/';
+    }
+    return part;
+}
+
+/* what: "data" or "member". */
+static int make(const char *path, const char *what)
+{
+    int r = dir_make(path);
+
+    if (r == 0)
+        return 0;
+    _cleanup_(mem_freep) char *missing = first_missing(path),
+                              *why = mem_printf("cannot access %s directory: mkdir %s: %s", what,
+                                                missing, err_text(r).text);
+    log_error("can't make the data directory", LOG_STR("dir", path), LOG_STR("error", why));
+    return 1;
+}
+
 static int prepare(struct data_dir *d)
 {
-    int r = dir_make(d->path);
+    int r = check_list(d->path);
 
+    if (r == 0)
+        r = make(d->path, "data");
     if (r == 0)
         r = check_permissions(d->path);
     if (r == 0)
@@ -78,12 +133,39 @@ static int prepare(struct data_dir *d)
         r = take_lock(d);
     if (r == 0) {
         char *member = mem_printf("%s/member", d->path);
-        r = dir_make(member);
+        r = make(member, "member");
         free(member);
     }
     if (r < 0)
-        log_error("cannot use the data directory", LOG_STR("path", d->path), LOG_ERRNO("error", r));
+        log_error("cannot use the data directory", LOG_STR("path", d->path),
+                  LOG_STR("error", err_text(r).text));
     return r < 0 ? 1 : r;
+}
+
+static char *wal_of(const char *path, const char *wal_path)
+{
+    return wal_path && wal_path[0] ? mem_strdup(wal_path) : mem_printf("%s/member/wal", path);
+}
+
+static int found_name(void *arg, const char *name)
+{
+    (void)arg;
+    (void)name;
+    return 1;
+}
+
+static bool is_empty(const char *path)
+{
+    int r = dir_list(path, found_name, NULL);
+
+    return r == 0 || r == -ENOENT;
+}
+
+bool data_dir_is_new(const char *path, const char *wal_path)
+{
+    _cleanup_(mem_freep) char *wal = wal_of(path, wal_path), *db = mem_printf("%s/member/db", path);
+
+    return is_empty(wal) && is_empty(db);
 }
 
 int data_dir_open(struct data_dir **ret, const char *path, const char *wal_path)
@@ -92,7 +174,7 @@ int data_dir_open(struct data_dir **ret, const char *path, const char *wal_path)
     int r;
 
     d->path = mem_strdup(path);
-    d->wal = wal_path && wal_path[0] ? mem_strdup(wal_path) : mem_printf("%s/member/wal", path);
+    d->wal = wal_of(path, wal_path);
     d->db = mem_printf("%s/member/db", path);
     r = prepare(d);
     if (r != 0) {

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "storage/test_dir.h"
 
@@ -133,11 +134,76 @@ static void test_etcd_directory(void **state)
     free(lock);
 }
 
+/* What is logged is the last line's error. */
+static void expect_refused(const char *path, const char *error)
+{
+    struct data_dir *d = NULL;
+    char line[1024] = "";
+    int fds[2], saved = dup(STDERR_FILENO);
+
+    assert_int_equal(pipe(fds), 0);
+    assert_true(dup2(fds[1], STDERR_FILENO) >= 0);
+    int r = data_dir_open(&d, path, NULL);
+    assert_true(dup2(saved, STDERR_FILENO) >= 0);
+    close(fds[1]);
+    ssize_t n = read(fds[0], line, sizeof(line) - 1);
+    close(fds[0]);
+    close(saved);
+    assert_int_equal(r, 1);
+    assert_true(n > 0);
+    _cleanup_(mem_freep) char *want = mem_printf("\"error\":\"%s\"", error);
+    if (!strstr(line, want))
+        fail_msg("%s is not in %s", want, line);
+}
+
+/* etcd's words. */
+static void test_reasons(void **state)
+{
+    _cleanup_(mem_freep) char *path = below(*state, "file"), *inside = below(*state, "file/data");
+    char name[300];
+
+    touch(path);
+    _cleanup_(mem_freep) char *is_file = mem_printf("readdirent %s: not a directory", path);
+    expect_refused(path, is_file);
+    _cleanup_(mem_freep) char *in_file = mem_printf("open %s: not a directory", inside);
+    expect_refused(inside, in_file);
+    memset(name, 'x', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    _cleanup_(mem_freep) char *too_long = mem_printf("open %s: file name too long", name);
+    expect_refused(name, too_long);
+    expect_refused("/proc/a/b",
+                   "cannot access data directory: mkdir /proc/a: no such file or directory");
+}
+
+static void test_is_new(void **state)
+{
+    _cleanup_(mem_freep) char *path = below(*state, "data"), *wal = below(*state, "wal");
+    _cleanup_(mem_freep) char *segment = below(*state, "wal/1");
+    struct data_dir *d;
+
+    assert_true(data_dir_is_new(path, NULL));
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(data_dir_open(&d, path, wal), 0);
+    assert_true(data_dir_is_new(path, wal));
+    assert_int_equal(mkdir(wal, 0700), 0);
+    assert_true(data_dir_is_new(path, wal));
+    touch(segment);
+    assert_false(data_dir_is_new(path, wal));
+    assert_true(data_dir_is_new(path, ""));
+    assert_int_equal(mkdir(d->db, 0700), 0);
+    _cleanup_(mem_freep) char *current = mem_printf("%s/CURRENT", d->db);
+    touch(current);
+    assert_false(data_dir_is_new(path, ""));
+    data_dir_close(d);
+    assert_false(data_dir_is_new(segment, NULL)); /* a file: not known to be new */
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(test_made), T(test_locked), T(test_permissions),
-                                       T(test_not_a_directory), T(test_etcd_directory)};
+    const struct CMUnitTest tests[] = {
+        T(test_made),           T(test_locked),  T(test_permissions), T(test_not_a_directory),
+        T(test_etcd_directory), T(test_reasons), T(test_is_new)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -119,7 +119,7 @@ static int end_by(int signal)
 static int run(const struct config *config)
 {
     struct server *server;
-    int signal;
+    int signal, r;
 
     log_info("starting an etcd-compatible server", LOG_STR("cairn-version", CAIRN_VERSION),
              LOG_STR("etcd-version", SERVER_COMPATIBLE_VERSION), LOG_STR("name", config->name),
@@ -129,10 +129,11 @@ static int run(const struct config *config)
         log_fatal("can't serve the failpoints");
         return 1;
     }
-    if (server_start(&server, config) != 0) {
-        log_fatal("could not start the server");
-        return 1;
-    }
+    r = server_start(&server, config);
+    if (r < 0)
+        log_fatal("could not start the server", LOG_ERRNO("error", r));
+    if (r != 0)
+        return 1; /* refused: the reason is the last line of the log */
     signal = serve(server);
     server_stop(server);
     failpoint_stop();

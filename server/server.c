@@ -286,9 +286,14 @@ static void register_metrics(struct server *s)
 
 static int open_all(struct server *s, uint64_t wal_segment_bytes)
 {
+    const struct config *c = s->config;
     struct bootstrap b = {0};
-    int r = data_dir_open(&s->data_dir, s->config->data_dir, s->config->wal_dir);
+    int r = 0;
 
+    if (data_dir_is_new(c->data_dir, c->wal_dir))
+        r = bootstrap_check_flags(c); /* before anything is made */
+    if (r == 0)
+        r = data_dir_open(&s->data_dir, c->data_dir, c->wal_dir);
     if (r == 0)
         r = open_state(s);
     if (r == 0)

@@ -14,6 +14,7 @@
 #include "base/arena.h"
 #include "base/map.h"
 #include "storage/hash.h"
+#include "storage/head_cache.h"
 #include "storage/mvcc.h"
 
 enum {
@@ -88,6 +89,7 @@ struct mvcc {
     struct db_batch *batch;
     struct arena arena; /* of the turn */
     struct map_bytes overlay;
+    struct head_cache *heads;         /* of live keys, as the store has them */
     int64_t writer_revision;
     int64_t writer_compacted;
     uint64_t entry; /* number of the current entry, counted from 1 */

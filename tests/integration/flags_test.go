@@ -88,14 +88,23 @@ func TestWrongFlags(t *testing.T) {
 		{args: a("--listen-client-urls=http://example.com:2379")}, {args: a("--listen-client-urls=")},
 		{args: a("--listen-peer-urls=http://127.0.0.1:x")}, {args: a("--advertise-client-urls=bad")},
 		{args: a("--initial-cluster=a=http://127.0.0.1:1")}, {args: a("--initial-cluster-state=foo")},
+		{args: a("--initial-cluster=a")}, {args: a("--initial-cluster=,")},
 		{args: a("--initial-advertise-peer-urls=http://127.0.0.1:24999")},
+		{args: a("--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+			"--initial-cluster=default=http://127.0.0.1:1,default=http://127.0.0.1:3")},
+		{args: a("--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+			"--initial-cluster=default=http://127.0.0.1:1")},
+		{args: a("--initial-advertise-peer-urls=http://127.0.0.1:1",
+			"--initial-cluster=default=http://127.0.0.1:1,default=http://127.0.0.1:1")},
 		{args: a("--listen-client-urls=http://127.0.0.1:24998")},
 		{args: a("--auto-compaction-mode=foo")}, {args: a("--auto-compaction-retention=x")},
-		{args: a("--data-dir=/dev/null/x")}, {args: a("--config-file=/nope")}, {args: a("--discovery=x")},
+		{args: a("--data-dir=/dev/null/x")}, {args: a("--data-dir=/proc/a/b")},
+		{args: a("--data-dir=c"), files: map[string]string{"c": ""}}, {args: a("--config-file=/nope")}, {args: a("--discovery=x")},
 		{args: a("--discovery-fallback=proxy")}, {args: a("--v2-deprecation=foo")},
 		{args: a("--feature-gates=Foo=true")}, {args: a("--feature-gates=CompactHashCheck=maybe")},
 		{args: a("--cipher-suites=foo")}, {args: a("--tls-min-version=TLS9")}, {args: a("--log-format=xml")},
-		{args: a("--log-outputs=")}, {args: a("--logger=foo")},
+		{args: a("--cipher-suites=")}, {args: a("--cipher-suites=TLS_AES_128_GCM_SHA256,")},
+		{args: a("--log-outputs=")}, {args: a("--log-outputs=/dev/null/x")}, {args: a("--logger=foo")},
 		{args: a("--auth-token=foo")}, {args: a("--bcrypt-cost=x")}, {args: a("--max-learners=-1")},
 		{args: a("--wal-dir=/dev/null/y")}, {args: a("--cert-file=/nope", "--key-file=/nope",
 			"--listen-client-urls=https://127.0.0.1:24997", "--advertise-client-urls=https://127.0.0.1:24997")},
@@ -125,6 +134,21 @@ func TestWrongFlags(t *testing.T) {
 			t.Errorf("%q %q %v\n etcd:  exit %d, %s\n Cairn: exit %d, %s\n%.600s", x.args, x.env, x.files, want.code,
 				want.verdict, got.code, got.verdict, got.out)
 		}
+	}
+}
+
+// TestRefusalLeavesNothing checks that flags that no cluster can begin with are refused before anything is made.
+func TestRefusalLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := tryStart(t, harness.CairnBin(t), []string{"--data-dir=" + dir + "/data", "--wal-dir=" + dir + "/wal",
+		"--initial-cluster=a=http://127.0.0.1:1"}, nil, nil)
+	if want := `couldn't find local name "default" in the initial cluster configuration`; s.code != 1 || s.verdict != want {
+		t.Errorf("exit %d, %s\n%s", s.code, s.verdict, s.out)
+	}
+	names, err := os.ReadDir(dir)
+	must(t, err)
+	for _, n := range names {
+		t.Errorf("it made %s", n.Name())
 	}
 }
 
