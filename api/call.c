@@ -100,6 +100,8 @@ static atomic_size_t unsent_bytes; /* of all long responses of the process */
 static void long_response_free(void *arg)
 {
     struct long_response *l = arg;
+    /* Made on another thread perhaps, and handed over by gRPC, which says nothing about order. */
+    (void)atomic_load_explicit(&unsent_bytes, memory_order_acquire);
     atomic_fetch_sub_explicit(&unsent_bytes, l->len, memory_order_relaxed);
     free(l->data);
     free(l);
@@ -110,7 +112,7 @@ static grpc_slice slice_of_long(struct buf *response)
     struct long_response *l = mem_new(struct long_response);
     l->len = response->len;
     l->data = buf_take(response).data;
-    atomic_fetch_add_explicit(&unsent_bytes, l->len, memory_order_relaxed);
+    atomic_fetch_add_explicit(&unsent_bytes, l->len, memory_order_release);
     return grpc_slice_new_with_user_data(l->data, l->len, long_response_free, l);
 }
 
