@@ -216,7 +216,7 @@ static void raise_commit(struct bootstrap *b)
 
 int bootstrap(struct bootstrap *ret, const struct bootstrap_options *options)
 {
-    int outcome, r;
+    int outcome = 0, r;
 
     *ret = (struct bootstrap){0};
     r = read_applied(options->db, ret);

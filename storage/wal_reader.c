@@ -116,7 +116,7 @@ void wal_reader_close(struct wal_reader *r)
 int wal_reader_next(struct wal_reader *r, struct wal_frame *ret)
 {
     const uint8_t *p;
-    size_t len;
+    size_t len = 0;
     int e = reader_window(r, r->offset, WAL_FRAME_BYTES, &p, &len);
     if (e < 0)
         return e;
