@@ -12,7 +12,7 @@
 
 enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
 
-enum { METRIC_BUCKETS_MAX = 20 };
+enum { METRIC_BUCKETS_MAX = 24 };
 
 struct metric {
     struct metric *next; /* same family */

@@ -126,6 +126,15 @@ int config_validate(const struct config *config, char **ret_error);
 int config_check_bootstrap(const struct config *config, char **ret_error);
 void config_deinit(struct config *config);
 
+/* A feature gate as given; stage is ALPHA or BETA. */
+struct config_gate {
+    const char *name;
+    const char *stage;
+    bool on;
+};
+/* Gate i in order of the names; false: there is none. */
+bool config_gate(const struct config *config, size_t i, struct config_gate *ret);
+
 int url_list_parse(const char *text, struct url_list *ret, char **ret_error); /* comma separated */
 void url_list_deinit(struct url_list *list);
 void string_list_deinit(struct string_list *list);

@@ -174,6 +174,15 @@ bool config_gate_enabled(const struct config_extra *x, const char *gate)
     return set[i] >= 0 ? set[i] : gates[i].on;
 }
 
+bool config_gate(const struct config *config, size_t i, struct config_gate *ret)
+{
+    if (i >= GATES)
+        return false;
+    *ret = (struct config_gate){gates[i].name, gates[i].stage,
+                                config_gate_enabled(config->extra, gates[i].name)};
+    return true;
+}
+
 void config_gates_describe(struct buf *out, const char *indent)
 {
     for (size_t i = 0; i < GATES; i++)

@@ -80,7 +80,7 @@ static int wait_signal(void)
     return signal;
 }
 
-static int serve(struct server *server)
+static int serve(struct server *server, struct api **ret_api)
 {
     struct api *api = NULL;
     int signal = 0;
@@ -100,7 +100,7 @@ static int serve(struct server *server)
     if (api)
         api_stop(api, GRACE_MS);
     server_drain(server);
-    api_free(api);
+    *ret_api = api;
     return signal;
 }
 
@@ -119,6 +119,7 @@ static int end_by(int signal)
 static int run(const struct config *config)
 {
     struct server *server;
+    struct api *api = NULL;
     int signal, r;
 
     log_info("starting an etcd-compatible server", LOG_STR("cairn-version", CAIRN_VERSION),
@@ -134,8 +135,9 @@ static int run(const struct config *config)
         log_fatal("could not start the server", LOG_ERRNO("error", r));
     if (r != 0)
         return 1; /* refused: the reason is the last line of the log */
-    signal = serve(server);
-    server_stop(server);
+    signal = serve(server, &api);
+    server_stop(server); /* its threads may still be in a finish() of the api's */
+    api_free(api);
     failpoint_stop();
     return signal > 0 ? end_by(signal) : 1;
 }

@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The definitions behind server_metrics.h. One line a metric: variable, etcd's name, kind, help.
+ * docs/metrics.md says which of etcd's families there are, and where one has another meaning.
  *
  * Thread: registration from the composition root; updates from any thread.
  */
 #include "server/server_metrics.h"
 
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/check.h"
 #include "base/mem.h"
+#include "server/process_metrics.h"
+#include "server/server.h"
 #include "storage/wal.h"
 
 #define FAMILY(var, metric_name, metric_kind, text)                                                \
@@ -54,49 +62,33 @@
     X(metric_lease_granted, "etcd_debugging_lease_granted_total", METRIC_COUNTER,                  \
       "The total number of granted leases.")                                                       \
     X(metric_lease_revoked, "etcd_debugging_lease_revoked_total", METRIC_COUNTER,                  \
-      "The total number of revoked leases.")
+      "The total number of revoked leases.")                                                       \
+    X(metric_slow_read_indexes, "etcd_server_slow_read_indexes_total", METRIC_COUNTER,             \
+      "The total number of pending read indexes not in sync with leader's or timed out read "     \
+      "index requests.")                                                                           \
+    X(metric_read_indexes_failed, "etcd_server_read_indexes_failed_total", METRIC_COUNTER,         \
+      "The total number of failed read indexes seen.")                                             \
+    X(metric_defrag_inflight, "etcd_disk_defrag_inflight", METRIC_GAUGE,                           \
+      "Whether or not defrag is active on the member. 1 means active, 0 means not.")               \
+    X(metric_compaction_last, "etcd_debugging_mvcc_db_compaction_last", METRIC_GAUGE,              \
+      "The unix time of the last db compaction. Resets to 0 on start.")                            \
+    X(heartbeat_failures, "etcd_server_heartbeat_send_failures_total", METRIC_COUNTER,             \
+      "The total number of leader heartbeat send failures (likely overloaded from slow disk).")   \
+    X(snapshot_applying, "etcd_server_snapshot_apply_in_progress_total", METRIC_GAUGE,             \
+      "1 if the server is applying the incoming snapshot. 0 if none.")                             \
+    X(learner_promotions, "etcd_server_learner_promote_successes", METRIC_COUNTER,                 \
+      "The total number of successful learner promotions while this member is leader.")
 
 METRICS(FAMILY)
 
-struct metric metric_wal_fsync;
-static struct metric_family metric_wal_fsync_family = {
-    .name = "etcd_disk_wal_fsync_duration_seconds",
-    .kind = METRIC_HISTOGRAM,
-    .help = "The latency distributions of fsync called by WAL.",
-    .bounds = metric_bounds_1ms_x2_14,
-    .n_bounds = 14};
-struct metric metric_backend_commit;
-static struct metric_family metric_backend_commit_family = {
-    .name = "etcd_disk_backend_commit_duration_seconds",
-    .kind = METRIC_HISTOGRAM,
-    .help = "The latency distributions of commit called by backend.",
-    .bounds = metric_bounds_1ms_x2_14,
-    .n_bounds = 14};
+#define HISTOGRAM(var, metric_name, metric_bounds, text)                                           \
+    struct metric var;                                                                             \
+    static struct metric_family var##_family = {                                                   \
+        .name = (metric_name),                                                                     \
+        .help = (text),                                                                            \
+        .kind = METRIC_HISTOGRAM,                                                                  \
+        .bounds = (metric_bounds),                                                                 \
+        .n_bounds = sizeof(metric_bounds) / sizeof((metric_bounds)[0])};
 
-static struct metric metric_version;
-static struct metric_family metric_version_family = {
-    .name = "etcd_server_version",
-    .kind = METRIC_GAUGE,
-    .help = "Which version is running. 1 for 'server_version' label with current version."};
-static struct metric metric_id;
-static struct metric_family metric_id_family = {
-    .name = "etcd_server_id",
-    .kind = METRIC_GAUGE,
-    .help = "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID."};
-
-void server_metrics_register(const char *version, const char *member_id)
-{
-#define REGISTER(var, name, kind, text) metrics_register(&var##_family, &var);
-    METRICS(REGISTER)
-    wal_metrics_register();
-    metrics_register(&metric_wal_fsync_family, &metric_wal_fsync);
-    metrics_register(&metric_backend_commit_family, &metric_backend_commit);
-    if (!metric_version.family)
-        metrics_register_labelled(&metric_version_family, &metric_version,
-                                  mem_printf("server_version=\"%s\"", version));
-    if (!metric_id.family)
-        metrics_register_labelled(&metric_id_family, &metric_id,
-                                  mem_printf("server_id=\"%s\"", member_id));
-    metric_set(&metric_version, 1);
-    metric_set(&metric_id, 1);
-}
+static const double bounds_10ms[] = {0.01, 0.02, 0.04,  0.08,  0.16,  0.32,  0.64,   1.28,  2.56,
+                                     5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36};

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/metrics.h"
+#include "server/config.h"
 
 extern struct metric metric_has_leader;
 extern struct metric metric_is_leader;
@@ -28,5 +29,30 @@ extern struct metric metric_compact_revision;
 extern struct metric metric_lease_granted;
 extern struct metric metric_lease_revoked;
 
-/* id: the member's, as a label. Strings must outlive the process. */
-void server_metrics_register(const char *version, const char *member_id);
+extern struct metric metric_slow_read_indexes;
+extern struct metric metric_read_indexes_failed;
+extern struct metric metric_hash_duration;
+extern struct metric metric_hash_rev_duration;
+extern struct metric metric_defrag_inflight;
+extern struct metric metric_defrag_duration;
+extern struct metric metric_snapshot_duration;
+extern struct metric metric_lease_ttl;
+extern struct metric metric_compaction_last;
+extern struct metric metric_compaction_pause; /* milliseconds */
+extern struct metric metric_compaction_total; /* milliseconds */
+
+/* What one transaction of the store did. */
+struct mvcc_counts {
+    uint32_t ranges;
+    uint32_t puts;
+    uint32_t deletes;
+    uint64_t put_bytes; /* keys and values */
+};
+/* Adds to etcd_mvcc_*: more than one operation counts as a transaction, too. */
+void server_metrics_count_mvcc(const struct mvcc_counts *counts);
+
+/* Composition root, before the first use. Registers for good: the labels are those of the first
+ * member of the process. */
+void server_metrics_register(const struct config *config, uint64_t member_id);
+/* "3.7.0"; any thread. The one before it stays as a label with value 0. */
+void server_metrics_cluster_version(const char *version);
