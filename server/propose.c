@@ -112,6 +112,7 @@ void server_read_index(struct server *s, struct request *request)
     uint64_t id = request->id;
     if (!node_read(s->node, id)) {
         request = wait_take(&s->wait, id);
+        metric_add(&metric_read_indexes_failed, 1);
         if (request)
             request->finish(request, OUTCOME_TOO_MANY_REQUESTS);
     }

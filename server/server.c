@@ -140,8 +140,9 @@ static enum outcome timeout_outcome(void *arg, const struct request *request)
     uint64_t since = atomic_load(&s->state.leader_since_ms);
     uint64_t started = request->expires_ms - s->state.request_timeout_ms;
 
-    if (request->kind != REQUEST_READ_INDEX)
-        metric_add(&metric_proposals_failed, 1);
+    metric_add(request->kind == REQUEST_READ_INDEX ? &metric_slow_read_indexes
+                                                   : &metric_proposals_failed,
+               1);
     if (since > started && started + 2 * s->state.election_timeout_ms > since)
         return OUTCOME_TIMEOUT_LEADER_FAILURE;
     return OUTCOME_TIMEOUT;
@@ -277,11 +278,15 @@ int server_start_threads(struct server *s)
 
 static void register_metrics(struct server *s)
 {
-    char id[17];
+    char version[16];
 
-    snprintf(id, sizeof(id), "%llx", (unsigned long long)s->state.member_id);
-    server_metrics_register(SERVER_COMPATIBLE_VERSION, id);
+    server_metrics_register(s->config, s->state.member_id);
     metric_set(&metric_quota_bytes, (double)quota_bytes(s->config));
+    metric_set(&metric_current_revision, (double)mvcc_revision(s->mvcc));
+    metric_set(&metric_compact_revision, (double)mvcc_compacted(s->mvcc));
+    members_cluster_version(s->members, version);
+    if (version[0])
+        server_metrics_cluster_version(version);
 }
 
 static int open_all(struct server *s, uint64_t wal_segment_bytes)

@@ -269,6 +269,19 @@ def pretended_parts(tree):
                 yield path, number, f"the word '{match.group(1)}'"
 
 
+def named_for_an_option(tree, path):
+    """A build without an option such as failpoints has no target for the option's files, but their folder's
+    meson.build names them."""
+    meson = os.path.join(tree.root, os.path.dirname(path), "meson.build")
+    if not os.path.exists(meson):
+        return False
+    with open(meson, encoding="utf-8") as f:
+        text = f.read()
+    name = os.path.basename(path)
+    test_of = name.removesuffix("_test.c")
+    return "get_option(" in text and (f"'{name}'" in text or (test_of != name and f"'{test_of}'" in text))
+
+
 def dead_files(tree):
     """Every C file belongs to a target, and every header is included by somebody."""
     built = set()
@@ -278,7 +291,7 @@ def dead_files(tree):
     included = {name for path in tree.code() for _, _, name in includes(tree, path)}
     for path in tree.code():
         absolute = os.path.realpath(os.path.join(tree.root, path))
-        if path.endswith((".c", ".cc")) and absolute not in built:
+        if path.endswith((".c", ".cc")) and absolute not in built and not named_for_an_option(tree, path):
             yield path, 1, "no target of any meson.build has this file"
         elif path.endswith(".h") and not {path, os.path.basename(path)} & included:
             yield path, 1, "nobody includes this header"
