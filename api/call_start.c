@@ -133,7 +133,9 @@ static bool call_decode(struct call *call, size_t message_bytes_max)
                     message_bytes_max);
         return false;
     }
+    size_t len = call->payload.len;
     int r = decode_message(call->method->request, &call->payload, &call->arena, &message);
+    call->request.stripped_bytes = len - call->payload.len;
     if (r == 0)
         call->message = message;
     else if (r == DECODE_E_DEPTH)

@@ -47,7 +47,6 @@ enum outcome server_txn_read_only(struct server *s, const void *request, struct 
     struct response_header header = server_header(s, 0);
     int r = txn_read_only(s->mvcc, &header, request, response);
 
-    metric_add(&metric_mvcc_txn, 1);
     if (r < 0)
         server_fatal("the database failed while reading", r);
     return (enum outcome)r;
@@ -162,9 +161,11 @@ enum outcome server_maintenance_status(struct server *s, const void *request, st
 enum outcome server_hash_kv(struct server *s, const void *request, struct buf *response)
 {
     const Etcdserverpb__HashKVRequest *q = request;
+    uint64_t start = clock_mono_ns();
     struct mvcc_hash hash;
     enum outcome outcome = outcome_of(mvcc_hash_kv(s->mvcc, q->revision, &hash));
 
+    metric_observe(&metric_hash_rev_duration, (double)(clock_mono_ns() - start) / 1e9);
     if (outcome == OUTCOME_OK) {
         struct response_header header = server_header(s, hash.current);
         encode_header(response, &header);
@@ -179,10 +180,12 @@ enum outcome server_hash_kv(struct server *s, const void *request, struct buf *r
  * whole history at the current revision. */
 enum outcome server_hash(struct server *s, const void *request, struct buf *response)
 {
+    uint64_t start = clock_mono_ns();
     struct mvcc_hash hash;
     enum outcome outcome = outcome_of(mvcc_hash_kv(s->mvcc, 0, &hash));
 
     (void)request;
+    metric_observe(&metric_hash_duration, (double)(clock_mono_ns() - start) / 1e9);
     if (outcome == OUTCOME_OK) {
         struct response_header header = server_header(s, hash.current);
         encode_header(response, &header);
@@ -200,10 +203,14 @@ enum outcome server_defragment(struct server *s, const void *request, struct buf
     (void)request;
     (void)response; /* etcd's answer is an empty message */
     log_info("starting defragment");
+    server_metrics_defrag(true);
     r = db_compact(s->db, BYTES_NULL, BYTES_NULL);
     if (r < 0)
         server_fatal("the database failed while compacting", r);
-    log_info("finished defragment", LOG_DURATION("took", clock_mono_ns() - start),
+    uint64_t took = clock_mono_ns() - start;
+    server_metrics_defrag(false);
+    metric_observe(&metric_defrag_duration, (double)took / 1e9);
+    log_info("finished defragment", LOG_DURATION("took", took),
              LOG_U64("size-bytes", db_disk_bytes(s->db)));
     return OUTCOME_OK;
 }
@@ -269,6 +276,7 @@ static enum outcome count_rest(struct range_stream *rs, struct bytes last_key, i
     buf_append_u8(&start, 0);
     q.key = (ProtobufCBinaryData){start.len, start.data};
     q.count_only = true;
+    metric_add(&metric_mvcc_range, 1);
     outcome = outcome_of(
         range_encode(&view, &q, (struct range_flags){.with_count = true}, &ignored, &summary));
     *ret = summary.count;
@@ -296,6 +304,7 @@ static enum outcome count_only(struct range_stream *rs, struct buf *body)
     enum outcome outcome = outcome_of(range_encode(
         &view, &rs->request, (struct range_flags){.with_count = true}, body, &summary));
 
+    metric_add(&metric_mvcc_range, 1);
     if (outcome == OUTCOME_OK) {
         struct response_header header = server_header(rs->server, summary.current);
         encode_header(body, &header);
@@ -344,6 +353,7 @@ static enum outcome chunk(struct range_stream *rs, struct buf *body, bool *ret_l
     rs->request.limit = rs->chunk;
     outcome = outcome_of(range_encode(&view, &rs->request,
                                       (struct range_flags){.keep_last_key = true}, body, &summary));
+    metric_add(&metric_mvcc_range, 1);
     if (outcome == OUTCOME_OK) {
         size_t kvs_end = body->len - trailer_len(&summary);
         if (!rs->begun) {

@@ -298,6 +298,7 @@ static int apply_lease_grant(struct apply *a, const Etcdserverpb__LeaseGrantRequ
         encode_i64(out, 3, ttl);
     }
     metric_add(&metric_lease_granted, 1);
+    metric_observe(&metric_lease_ttl, (double)ttl);
     return r;
 }
 
@@ -336,6 +337,7 @@ static int apply_lease_revoke(struct apply *a, const Etcdserverpb__LeaseRevokeRe
     free(list.keys);
     if (r < 0)
         return err_trace(r);
+    server_metrics_count_mvcc(&(struct mvcc_counts){.deletes = (uint32_t)list.n});
     r = lease_revoke(a->o.leases, a->batch, q->id);
     if (r != 0)
         return r > 0 ? err_fold(r) : r;
@@ -386,6 +388,15 @@ static uint64_t puts_cost(Etcdserverpb__RequestOp **ops, size_t n)
     return puts;
 }
 
+static int apply_version(struct apply *a, const char *version)
+{
+    int r = members_apply_version(a->o.members, a->batch, version);
+
+    if (r == 0)
+        server_metrics_cluster_version(version);
+    return r;
+}
+
 static int unknown_request(uint64_t index)
 {
     log_error("log entry holds a request that this version can't apply; nothing may be skipped",
@@ -418,7 +429,7 @@ static int dispatch(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
         return r > 0 ? (int)OUTCOME_MEMBER_NOT_FOUND : r;
     }
     if (q->cluster_version_set)
-        return members_apply_version(a->o.members, a->batch, q->cluster_version_set->ver);
+        return apply_version(a, q->cluster_version_set->ver);
     if (q->downgrade_version_test)
         return 0;
     return unknown_request(index);
@@ -436,16 +447,6 @@ static int run(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
     if (!q->compaction)
         (void)mvcc_end(a->o.mvcc);
     return r;
-}
-
-static void count_request(const Etcdserverpb__InternalRaftRequest *q)
-{
-    if (q->put)
-        metric_add(&metric_mvcc_put, 1);
-    else if (q->txn)
-        metric_add(&metric_mvcc_txn, 1);
-    else if (q->delete_range)
-        metric_add(&metric_mvcc_delete, 1);
 }
 
 static bool scans(const Etcdserverpb__InternalRaftRequest *q)
@@ -484,7 +485,6 @@ static int apply_request(struct apply *a, const struct raft_entry *entry)
     r = (int)refused_by_alarm(a, q);
     if (r == 0)
         r = run(a, q, entry, request ? &request->response : NULL);
-    count_request(q);
     if (request)
         note_result(a, &(struct result){
                            .request = request,

@@ -168,14 +168,14 @@ static int authority_split(const char *text, const struct parts *p, struct bytes
 {
     struct bytes a = p->authority;
     bool strict = p->scheme.len >= 4 && strncasecmp((const char *)p->scheme.data, "http", 4) == 0;
-    const uint8_t *bracket = a.len > 0 ? memrchr(a.data, '[', a.len) : NULL;
+    const uint8_t *bracket = a.data ? memrchr(a.data, '[', a.len) : NULL;
 
     if (bracket == a.data && bracket)
         return bracket_host_split(text, a, ret_host, ret_port, ret_error);
     if (bracket)
         return parse_fail(text, "invalid IP-literal", ret_error);
     const uint8_t *colon =
-        a.len > 0 ? (strict ? memchr(a.data, ':', a.len) : memrchr(a.data, ':', a.len)) : NULL;
+        a.data ? (strict ? memchr(a.data, ':', a.len) : memrchr(a.data, ':', a.len)) : NULL;
     size_t host_len = colon ? (size_t)(colon - a.data) : a.len;
     *ret_host = bytes_of(a.data, host_len);
     *ret_port = bytes_of(a.data + host_len, a.len - host_len);

@@ -19,11 +19,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -122,18 +120,11 @@ static bool sample_network(void)
            process_netstat_parse(text, &sample.received_bytes, &sample.transmitted_bytes);
 }
 
-/* Since Linux 6.2 the folder's size is the number of its entries; before, they are counted, without
- * the descriptor that this takes. */
+/* Without the descriptor that counting takes. */
 static bool sample_fds(void)
 {
-    struct stat st;
-    DIR *d;
+    DIR *d = opendir("/proc/self/fd");
 
-    if (stat("/proc/self/fd", &st) == 0 && st.st_size > 0) {
-        sample.open_fds = (uint64_t)st.st_size;
-        return true;
-    }
-    d = opendir("/proc/self/fd");
     if (!d)
         return false;
     uint64_t n = 0;
@@ -253,7 +244,7 @@ static void set_start_time(void)
 {
     double boot_s = seconds(CLOCK_REALTIME) - seconds(CLOCK_BOOTTIME);
 
-    metric_set(&start_time, round((boot_s + sample.stat.start_s) * 100) / 100);
+    metric_set(&start_time, (double)(int64_t)((boot_s + sample.stat.start_s) * 100) / 100);
 }
 
 void process_metrics_register(void)

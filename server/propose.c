@@ -78,7 +78,7 @@ void server_submit(struct server *s, struct request *request)
         return;
     }
     entry = internal_request_encode(request->kind, request->payload, request->id, &identity);
-    if (entry->len > s->config->max_request_bytes) {
+    if (entry->len + request->stripped_bytes > s->config->max_request_bytes) {
         blob_unref(entry);
         request->finish(request, OUTCOME_REQUEST_TOO_LARGE);
         return;

@@ -45,6 +45,7 @@ struct request {
     enum request_kind kind;
     struct bytes
         payload; /* the encoded request message (PutRequest and so on); borrowed until finish() */
+    size_t stripped_bytes; /* of the message: left out of payload, but counted against the limit */
     struct credentials credentials;
     bool physical; /* COMPACT: answer when the deletion is done */
     void (*finish)(struct request *request, enum outcome outcome);

@@ -13,8 +13,6 @@
  *
  * Thread: the composition root's; node_run and apply_run are the threads around the turns.
  */
-#include <stdio.h>
-
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/err.h"

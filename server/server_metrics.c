@@ -67,11 +67,7 @@
       "The total number of pending read indexes not in sync with leader's or timed out read "      \
       "index requests.")                                                                           \
     X(metric_read_indexes_failed, "etcd_server_read_indexes_failed_total", METRIC_COUNTER,         \
-      "The total number of failed read indexes seen.")                                             \
-    X(metric_defrag_inflight, "etcd_disk_defrag_inflight", METRIC_GAUGE,                           \
-      "Whether or not defrag is active on the member. 1 means active, 0 means not.")               \
-    X(metric_compaction_last, "etcd_debugging_mvcc_db_compaction_last", METRIC_GAUGE,              \
-      "The unix time of the last db compaction. Resets to 0 on start.")
+      "The total number of failed read indexes seen.")
 
 METRICS(FAMILY)
 
@@ -97,11 +93,9 @@ static const double bounds_10ms[] = {0.01, 0.02,  0.04,  0.08,  0.16,  0.32,   0
                                      5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36};
 static const double bounds_100ms[] = {0.1,  0.2,  0.4,  0.8,   1.6,   3.2,  6.4,
                                       12.8, 25.6, 51.2, 102.4, 204.8, 409.6};
-static const double bounds_1[] = {
+static const double bounds_1s[] = {
     1,    2,    4,     8,     16,    32,      64,      128,     256,     512,     1024,    2048,
     4096, 8192, 16384, 32768, 65536, 1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21, 1 << 22, 1 << 23};
-static const double bounds_100[] = {100,   200,   400,   800,    1600,   3200,   6400,
-                                    12800, 25600, 51200, 102400, 204800, 409600, 819200};
 
 /* Bounds that begin with so many of an array. */
 #define HISTOGRAMS(X)                                                                              \
@@ -117,12 +111,8 @@ static const double bounds_100[] = {100,   200,   400,   800,    1600,   3200,  
       "The latency distribution of backend defragmentation.")                                      \
     X(metric_snapshot_duration, "etcd_disk_backend_snapshot_duration_seconds", bounds_10ms, 17,    \
       "The latency distribution of backend snapshots.")                                            \
-    X(metric_lease_ttl, "etcd_debugging_lease_ttl_total", bounds_1, 24,                            \
-      "Bucketed histogram of lease TTLs.")                                                         \
-    X(metric_compaction_pause, "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",    \
-      bounds_1, 13, "Bucketed histogram of db compaction pause duration.")                         \
-    X(metric_compaction_total, "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",    \
-      bounds_100, 14, "Bucketed histogram of db compaction total duration.")
+    X(metric_lease_ttl, "etcd_debugging_lease_ttl_total", bounds_1s, 24,                           \
+      "Bucketed histogram of lease TTLs.")
 
 #define HISTOGRAM(var, metric_name, metric_bounds, metric_n_bounds, text)                          \
     struct metric var;                                                                             \
@@ -162,6 +152,29 @@ void server_metrics_count_mvcc(const struct mvcc_counts *c)
         metric_add(&metric_mvcc_delete, c->deletes);
     if ((uint64_t)c->ranges + c->puts + c->deletes > 1)
         metric_add(&metric_mvcc_txn, 1);
+}
+
+/* ---- defragmentations ---- */
+
+static _Atomic unsigned defrags_under_way;
+
+static double read_defrag(void *arg)
+{
+    (void)arg;
+    return atomic_load_explicit(&defrags_under_way, memory_order_relaxed) > 0;
+}
+
+static struct metric metric_defrag = {.read = read_defrag};
+static struct metric_family metric_defrag_family = {
+    .name = "etcd_disk_defrag_inflight",
+    .kind = METRIC_GAUGE,
+    .help = "Whether or not defrag is active on the member. 1 means active, 0 means not."};
+
+void server_metrics_defrag(bool begins)
+{
+    unsigned before =
+        begins ? atomic_fetch_add(&defrags_under_way, 1) : atomic_fetch_sub(&defrags_under_way, 1);
+    check(begins || before > 0);
 }
 
 /* ---- labels that say something ---- */
@@ -252,6 +265,7 @@ void server_metrics_register(const struct config *config, uint64_t member_id)
     ZEROS(REGISTER)
     HISTOGRAMS(REGISTER)
     metrics_register(&metric_put_bytes_family, &metric_put_bytes);
+    metrics_register(&metric_defrag_family, &metric_defrag);
     wal_metrics_register();
     process_metrics_register();
     register_fact(&metric_version_family, &metric_version,

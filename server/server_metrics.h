@@ -33,13 +33,9 @@ extern struct metric metric_slow_read_indexes;
 extern struct metric metric_read_indexes_failed;
 extern struct metric metric_hash_duration;
 extern struct metric metric_hash_rev_duration;
-extern struct metric metric_defrag_inflight;
 extern struct metric metric_defrag_duration;
 extern struct metric metric_snapshot_duration;
 extern struct metric metric_lease_ttl;
-extern struct metric metric_compaction_last;
-extern struct metric metric_compaction_pause; /* milliseconds */
-extern struct metric metric_compaction_total; /* milliseconds */
 
 /* What one transaction of the store did. */
 struct mvcc_counts {
@@ -50,6 +46,9 @@ struct mvcc_counts {
 };
 /* Adds to etcd_mvcc_*: more than one operation counts as a transaction, too. */
 void server_metrics_count_mvcc(const struct mvcc_counts *counts);
+
+/* A defragmentation begins or ends; any thread, several at once. */
+void server_metrics_defrag(bool begins);
 
 /* Composition root, before the first use. Registers for good: the labels are those of the first
  * member of the process. */

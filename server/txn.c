@@ -27,6 +27,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "server/range.h"
+#include "server/server_metrics.h"
 
 #define OP_CASE(x) ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_##x
 #define TARGET(x) ETCDSERVERPB__COMPARE__COMPARE_TARGET__##x
@@ -59,6 +60,7 @@ struct run {
     struct effect *effects;
     size_t n_effects, cap_effects;
     struct response_header inner; /* revision only */
+    struct mvcc_counts counts;    /* since the last count_up() */
 };
 
 static enum outcome outcome_of_mvcc(int r)
@@ -81,7 +83,19 @@ static void answer_header(struct buf *out, const struct response_header *templat
     encode_header(out, &header);
 }
 
+/* etcd reads in one transaction of its store and writes in another, and counts by these. */
+static void count_up(struct run *run)
+{
+    server_metrics_count_mvcc(&run->counts);
+    run->counts = (struct mvcc_counts){0};
+}
+
 /* ---- the three operations ---- */
+
+static bool wants_previous(const Etcdserverpb__PutRequest *p)
+{
+    return p->prev_kv || p->ignore_value || p->ignore_lease;
+}
 
 static int put(struct run *run, const Etcdserverpb__PutRequest *p,
                const struct response_header *header, struct buf *out)
@@ -92,7 +106,8 @@ static int put(struct run *run, const Etcdserverpb__PutRequest *p,
     struct mvcc_item previous;
     int r;
 
-    if (p->prev_kv || p->ignore_value || p->ignore_lease) {
+    run->counts.ranges += wants_previous(p);
+    if (wants_previous(p)) {
         r = mvcc_lookup(run->mvcc, key, p->prev_kv || p->ignore_value, &found, &previous);
         if (r < 0)
             return err_trace(r);
@@ -113,6 +128,8 @@ static int put(struct run *run, const Etcdserverpb__PutRequest *p,
         if (p->prev_kv && found)
             encode_present_bytes(out, FIELD_PREV_KV, previous.encoded);
     }
+    run->counts.puts++;
+    run->counts.put_bytes += key.len + value.len;
     return mvcc_put(run->mvcc, key, value, lease);
 }
 
@@ -163,6 +180,8 @@ static int delete_range(struct run *run, const Etcdserverpb__DeleteRangeRequest 
     int64_t deleted = 0;
     int r = find_doomed(run, &interval, &d);
 
+    run->counts.ranges += q->prev_kv;
+    run->counts.deletes++;
     for (size_t i = 0; r == 0 && i < d.n; i++) {
         bool was_live;
         r = mvcc_delete(run->mvcc, d.keys[i], &was_live);
@@ -185,6 +204,7 @@ static int range(struct run *run, const Etcdserverpb__RangeRequest *q, struct bu
 
     if (!out)
         return 0;
+    run->counts.ranges++;
     r = range_encode(&run->view, q, (struct range_flags){.with_count = true}, out, &summary);
     if (r == 0)
         answer_header(out, &run->inner, summary.current);
@@ -260,6 +280,7 @@ static int compare_walk(struct run *run, const struct interval *interval, struct
     bool found;
     int r;
 
+    run->counts.ranges++;
     if (!run->view.writing)
         return mvcc_range(run->mvcc, &options, visit_compare, w, &result);
     if (interval->kind != INTERVAL_POINT)
@@ -389,6 +410,7 @@ static int verify_op(struct run *run, const Etcdserverpb__RequestOp *op)
     case OP_CASE(RANGE): r = (int)verify_range(run, op->request_range); break;
     case OP_CASE(PUT):
         r = verify_put(run, op->request_put);
+        run->counts.ranges += wants_previous(op->request_put);
         note_effect(
             run,
             (struct interval){.kind = INTERVAL_POINT, .key = bytes_of_pb(op->request_put->key)},
@@ -482,15 +504,22 @@ int txn_put(struct txn_context *ctx, const Etcdserverpb__PutRequest *request, st
     struct run run = run_of(ctx);
     int r = verify_put(&run, request);
 
-    return r != 0 ? r : put(&run, request, &ctx->header, out);
+    if (r == 0)
+        r = put(&run, request, &ctx->header, out);
+    else if (r == OUTCOME_KEY_NOT_FOUND)
+        run.counts.ranges++;
+    count_up(&run);
+    return r;
 }
 
 int txn_delete_range(struct txn_context *ctx, const Etcdserverpb__DeleteRangeRequest *request,
                      struct buf *out)
 {
     struct run run = run_of(ctx);
+    int r = delete_range(&run, request, &ctx->header, out);
 
-    return delete_range(&run, request, &ctx->header, out);
+    count_up(&run);
+    return r;
 }
 
 static int run_all(struct run *run, const Etcdserverpb__TxnRequest *request, struct buf *out)
@@ -499,9 +528,12 @@ static int run_all(struct run *run, const Etcdserverpb__TxnRequest *request, str
 
     if (r == 0)
         r = verify(run, request);
+    if (run->view.writing)
+        count_up(run);
     run->cursor = 0;
     if (r == 0)
         r = execute(run, request, out);
+    count_up(run);
     return r;
 }
 

@@ -7,10 +7,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sort"
 	"strings"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"cairn/tests/harness"
 )
@@ -307,4 +310,160 @@ func counter(t *testing.T, s *harness.Server, name string) float64 {
 	}
 	t.Errorf("no metric %s", name)
 	return 0
+}
+
+// Metrics that must have the same value in both servers after the same requests.
+var equalMetrics = []string{
+	"etcd_mvcc_put_total", "etcd_mvcc_range_total", "etcd_mvcc_delete_total", "etcd_mvcc_txn_total",
+	"etcd_debugging_mvcc_total_put_size_in_bytes", "etcd_debugging_mvcc_current_revision",
+	"etcd_debugging_mvcc_compact_revision", "etcd_debugging_lease_granted_total",
+	"etcd_debugging_lease_revoked_total", "etcd_debugging_lease_ttl_total_sum", "etcd_debugging_lease_ttl_total_count",
+	"etcd_mvcc_hash_rev_duration_seconds_count", "etcd_disk_backend_defrag_duration_seconds_count",
+	"etcd_disk_defrag_inflight", "etcd_server_slow_read_indexes_total", "etcd_server_read_indexes_failed_total",
+	"etcd_server_heartbeat_send_failures_total", "etcd_server_snapshot_apply_in_progress_total",
+	"etcd_server_learner_promote_successes", "etcd_server_quota_backend_bytes", "etcd_server_is_learner", "os_fd_limit",
+	"process_max_fds", "process_virtual_memory_max_bytes",
+}
+
+// Families whose samples, labels included, must be the same.
+var equalFamilies = []string{"etcd_cluster_version", "etcd_server_feature_enabled", "etcd_server_version"}
+
+// exerciseStore makes requests of every kind that the store counts.
+func exerciseStore(t *testing.T, s *harness.Server) {
+	c, ctx := newClient(t, s), harness.Context(t, time.Minute)
+	do := func(ops ...clientv3.Op) {
+		t.Helper()
+		for _, op := range ops {
+			_, err := c.Do(ctx, op)
+			must(t, err)
+		}
+	}
+	put, get, del := clientv3.OpPut, clientv3.OpGet, clientv3.OpDelete
+	prev, prefix := clientv3.WithPrevKV(), clientv3.WithPrefix()
+	do(put("a", "1"), put("b", "22"), put("c", "333"), put("a", "4444", prev), put("a", "", clientv3.WithIgnoreValue()),
+		get("a"), get("a", clientv3.WithSerializable()), get("", prefix), get("", prefix, clientv3.WithCountOnly()),
+		del("b"), del("none"), del("c", prev))
+	if _, err := c.Do(ctx, put("none", "", clientv3.WithIgnoreValue())); err == nil {
+		t.Error("ignore_value without a key was taken")
+	}
+	absent := func(key string) clientv3.Cmp { return clientv3.Compare(clientv3.ModRevision(key), "=", 0) }
+	present := clientv3.Compare(clientv3.ModRevision("a"), ">", 0)
+	create := func(key string) clientv3.Op {
+		return clientv3.OpTxn([]clientv3.Cmp{absent(key)}, []clientv3.Op{put(key, "55555")}, []clientv3.Op{get(key)})
+	}
+	do(create("t"), create("t"),
+		clientv3.OpTxn([]clientv3.Cmp{present, absent("t")}, nil, []clientv3.Op{put("u", "1", prev), put("v", "2"),
+			get("u"), del("t", prev), create("x")}),
+		clientv3.OpTxn([]clientv3.Cmp{present, present}, []clientv3.Op{get("a"), get("", prefix)}, nil),
+		clientv3.OpTxn(nil, []clientv3.Op{put("w", "")}, nil))
+	grant, err := c.Grant(ctx, 600)
+	must(t, err)
+	do(put("l1", "x", clientv3.WithLease(grant.ID)), put("l2", "x", clientv3.WithLease(grant.ID)))
+	_, err = c.Revoke(ctx, grant.ID)
+	must(t, err)
+	_, err = c.HashKV(ctx, s.Addr(), 0)
+	must(t, err)
+	_, err = c.Defragment(ctx, s.Addr())
+	must(t, err)
+}
+
+func samples(t *testing.T, s *harness.Server, family string) string {
+	var lines []string
+	for _, line := range strings.Split(ask(t, s, "GET", "/metrics", nil).body, "\n") {
+		if strings.HasPrefix(line, family+"{") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestMetricsEqual makes the same requests to both servers; what counts them must have grown by the same.
+func TestMetricsEqual(t *testing.T) {
+	gates := "--feature-gates=AllAlpha=true,LeaseCheckpointPersist=false,FastLeaseKeepAlive=false"
+	etcd, cairn := harness.StartForTest(t, harness.Etcd, gates), harness.StartForTest(t, harness.Cairn, gates)
+	grown := map[*harness.Server]map[string]float64{}
+	for _, s := range []*harness.Server{etcd, cairn} {
+		grown[s] = map[string]float64{}
+		for _, name := range equalMetrics {
+			grown[s][name] = -counter(t, s, name)
+		}
+		exerciseStore(t, s)
+		for _, name := range equalMetrics {
+			grown[s][name] += counter(t, s, name)
+		}
+		// etcd counts a look of its own after each compaction as a range.
+		_, err := newClient(t, s).Compact(harness.Context(t, time.Minute), 5)
+		must(t, err)
+	}
+	for _, name := range equalMetrics {
+		if e, c := grown[etcd][name], grown[cairn][name]; e != c {
+			t.Errorf("%s grew by %v in etcd, by %v in Cairn", name, e, c)
+		}
+		if strings.Contains(name, "limit") || strings.Contains(name, "max") || strings.Contains(name, "quota") ||
+			strings.Contains(name, "compact_revision") {
+			if e, c := counter(t, etcd, name), counter(t, cairn, name); e != c {
+				t.Errorf("%s is %v in etcd, %v in Cairn", name, e, c)
+			}
+		}
+	}
+	for _, family := range equalFamilies {
+		if e, c := samples(t, etcd, family), samples(t, cairn, family); e != c || e == "" {
+			t.Errorf("%s: etcd has\n%s\nCairn\n%s", family, e, c)
+		}
+	}
+}
+
+// TestMetricsProcess compares what the process says of itself with what the system says of it.
+func TestMetricsProcess(t *testing.T) {
+	began := float64(time.Now().Add(-time.Second).Unix())
+	s := harness.StartForTest(t, harness.Cairn)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Pid()))
+	must(t, err)
+	var rss float64
+	for _, line := range strings.Split(string(status), "\n") {
+		if strings.HasPrefix(line, "VmRSS:") {
+			fmt.Sscan(strings.TrimPrefix(line, "VmRSS:"), &rss)
+		}
+	}
+	if v := counter(t, s, "process_resident_memory_bytes"); v < rss*1024/2 || v > rss*1024*2 {
+		t.Errorf("process_resident_memory_bytes is %v, the system says %v KiB", v, rss)
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Pid()))
+	must(t, err)
+	// The connection that asks is one more.
+	if v := counter(t, s, "process_open_fds"); v < float64(len(fds)) || v > float64(len(fds)+2) {
+		t.Errorf("process_open_fds is %v, the system says %d", v, len(fds))
+	}
+	now := float64(time.Now().Unix())
+	if v := counter(t, s, "process_start_time_seconds"); v < began || v > now+1 {
+		t.Errorf("process_start_time_seconds is %v, it was started between %v and %v", v, began, now)
+	}
+	if v := counter(t, s, "process_cpu_seconds_total"); v < 0 || v > now+1-began {
+		t.Errorf("process_cpu_seconds_total is %v after %v seconds", v, now-began)
+	}
+}
+
+// TestMetricsAfterRestart checks that the state of the store shows before anything is written.
+func TestMetricsAfterRestart(t *testing.T) {
+	s := harness.StartForTest(t, harness.Cairn)
+	c, ctx := newClient(t, s), harness.Context(t, time.Minute)
+	for i := 0; i < 5; i++ {
+		_, err := c.Put(ctx, "k", "v")
+		must(t, err)
+	}
+	_, err := c.Compact(ctx, 4)
+	must(t, err)
+	_, err = s.Terminate()
+	must(t, err)
+	must(t, s.StartReady())
+	for name, want := range map[string]float64{
+		"etcd_debugging_mvcc_current_revision": 6, "etcd_debugging_mvcc_compact_revision": 4,
+	} {
+		if v := counter(t, s, name); v != want {
+			t.Errorf("%s is %v after a restart, want %v", name, v, want)
+		}
+	}
+	if v := samples(t, s, "etcd_cluster_version"); v != `etcd_cluster_version{cluster_version="3.7"} 1` {
+		t.Errorf("after a restart: %s", v)
+	}
 }
