@@ -15,25 +15,23 @@
 #include "base/mem.h"
 #include "storage/file.h"
 
-/* Others must not be able to change the data; that they can read it is worth a warning, as in etcd.
- */
+/* Lax permissions are worth a warning, as in etcd, and no more: volumes that a cluster manager makes
+ * are often writable for a group. */
 static int check_permissions(const char *path)
 {
+    _cleanup_(mem_freep) char *text = NULL;
     struct stat st;
 
     if (stat(path, &st) < 0)
         return err_origin(-errno);
-    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022)) {
-        log_error(
-            "data directory must be a directory of this user that nobody else can write to",
-            LOG_STR("path", path), LOG_U64("owner", st.st_uid),
-            LOG_U64("mode-octal", (uint64_t)(((st.st_mode >> 6) & 7) * 100 +
-                                             ((st.st_mode >> 3) & 7) * 10 + (st.st_mode & 7))));
-        return 1;
-    }
-    if (st.st_mode & 077)
-        log_warn("check file permission", LOG_STR("path", path),
-                 LOG_STR("error", "others can read the data directory; 0700 is recommended"));
+    if (!S_ISDIR(st.st_mode))
+        return err_origin(-ENOTDIR);
+    if ((st.st_mode & 0777) == 0700)
+        return 0;
+    text = mem_printf("directory \"%s\" exist, but the permission is \"%04o\". The recommended "
+                      "permission is \"0700\" to prevent possible unprivileged access to the data",
+                      path, st.st_mode & 07777);
+    log_warn("check file permission", LOG_STR("error", text));
     return 0;
 }
 

@@ -270,8 +270,8 @@ def pretended_parts(tree):
 
 
 def named_for_an_option(tree, path):
-    """A build without an option such as failpoints has no target for the option's files, but their folder's
-    meson.build names them."""
+    """A build without an option such as failpoints has no target for the option's files, but
+    their folder's meson.build names them."""
     meson = os.path.join(tree.root, os.path.dirname(path), "meson.build")
     if not os.path.exists(meson):
         return False
@@ -279,7 +279,8 @@ def named_for_an_option(tree, path):
         text = f.read()
     name = os.path.basename(path)
     test_of = name.removesuffix("_test.c")
-    return "get_option(" in text and (f"'{name}'" in text or (test_of != name and f"'{test_of}'" in text))
+    names = [name] if test_of == name else [name, test_of]
+    return "get_option(" in text and any(f"'{n}'" in text for n in names)
 
 
 def dead_files(tree):
@@ -291,7 +292,9 @@ def dead_files(tree):
     included = {name for path in tree.code() for _, _, name in includes(tree, path)}
     for path in tree.code():
         absolute = os.path.realpath(os.path.join(tree.root, path))
-        if path.endswith((".c", ".cc")) and absolute not in built and not named_for_an_option(tree, path):
+        if path.endswith((".c", ".cc")) and absolute not in built:
+            if named_for_an_option(tree, path):
+                continue
             yield path, 1, "no target of any meson.build has this file"
         elif path.endswith(".h") and not {path, os.path.basename(path)} & included:
             yield path, 1, "nobody includes this header"
