@@ -21,7 +21,8 @@ struct data_dir {
 /* True: there is neither a raft log nor a database, so a start would be the member's first. Changes
  * nothing. False also when that can't be found out. */
 bool data_dir_is_new(const char *path, const char *wal_path);
-/* Makes and locks it. Outcome 1: refused, the reason is logged (in use by another process, lax
- * permissions, an etcd data directory; in etcd's words when it can't be listed or made). */
+/* Makes and locks it. Outcome 1: refused, the reason is logged (in use by another process, an etcd
+ * data
+ * directory; in etcd's words when it can't be listed or made). */
 int data_dir_open(struct data_dir **ret, const char *path, const char *wal_path);
 struct data_dir *data_dir_close(struct data_dir *d);

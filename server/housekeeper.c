@@ -12,6 +12,8 @@
 #include "server/housekeeper.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -218,6 +220,7 @@ static void *run(void *arg)
     struct housekeeper *h = arg;
 
     pthread_setname_np(pthread_self(), "housekeeper");
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), HOUSEKEEPER_NICE);
     while (rest(h)) {
         uint64_t now_ms = clock_mono_ms();
         if (h->compacting)

@@ -15,7 +15,12 @@
 struct housekeeper;
 struct node;
 
-enum { FLUSH_ENTRIES_MAX = 25000, FLUSH_BYTES_MAX = 64 << 20, HOUSEKEEPER_TICK_MS = 100 };
+enum {
+    FLUSH_ENTRIES_MAX = 25000,
+    FLUSH_BYTES_MAX = 64 << 20,
+    HOUSEKEEPER_TICK_MS = 100,
+    HOUSEKEEPER_NICE = 10
+};
 
 struct housekeeper_options {
     struct db *db;
