@@ -15,8 +15,7 @@
 #include "base/mem.h"
 #include "storage/file.h"
 
-/* Lax permissions are worth a warning, as in etcd, and no more: volumes that a cluster manager
- * makes
+/* Lax permissions are worth a warning, as in etcd, and no more: volumes that a cluster manager made
  * are often writable for a group. */
 static int check_permissions(const char *path)
 {
