@@ -132,12 +132,16 @@ struct range {
     int64_t fetched;
     bool cut;        /* ended by the limit */
     struct buf last; /* the last key fetched, if cut */
+    /* The one before: the last that the client sees, who asked for one less than is fetched. */
+    struct buf shown;
 };
 
 /* An item was visited: is the limit reached? */
 static bool range_full(struct range *g, struct bytes key)
 {
     g->fetched++;
+    if (g->fetched == g->options->limit - 1)
+        buf_append_bytes(&g->shown, key);
     if (g->options->limit <= 0 || g->fetched < g->options->limit)
         return false;
     buf_append_bytes(&g->last, key);
@@ -211,7 +215,19 @@ static int range_heads(struct mvcc *m, struct range *g)
 
 /* ---- counts ---- */
 
-/* How many keys the interval has in all, of a walk that was cut; the next page's count besides. */
+/* The next page begins behind the last key shown: its count is what this one's leaves. */
+static void remember_next_page(struct mvcc *m, struct range *g, int64_t whole)
+{
+    struct interval next = g->options->interval;
+
+    if (g->shown.len == 0)
+        return;
+    buf_append_u8(&g->shown, 0);
+    next.key = buf_bytes(&g->shown);
+    mvcc_count_store(m, &next, g->revision, whole - (g->fetched - 1));
+}
+
+/* How many keys the interval has in all, of a walk that was cut. */
 static int count_whole(struct mvcc *m, struct range *g, int64_t *ret_count)
 {
     const struct interval *whole = &g->options->interval;
@@ -228,7 +244,6 @@ static int count_whole(struct mvcc *m, struct range *g, int64_t *ret_count)
     if (r == 0 && known) {
         if (n < g->fetched)
             return mvcc_corrupt("fewer keys than were read", whole->key);
-        mvcc_count_store(m, &rest, g->revision, n - g->fetched);
     } else if (r == 0) {
         r = mvcc_count(m, &g->seen, &rest, g->revision, &n);
         n += g->fetched;
@@ -236,6 +251,7 @@ static int count_whole(struct mvcc *m, struct range *g, int64_t *ret_count)
     if (r != 0)
         return r;
     mvcc_count_store(m, whole, g->revision, n);
+    remember_next_page(m, g, n);
     *ret_count = n;
     return 0;
 }
@@ -279,6 +295,7 @@ int mvcc_read_at(struct mvcc *m, const struct mvcc_range_options *options, int64
     int r = range_read(m, &g, count_wanted, ret_count);
     db_view_free(m->db, view);
     buf_deinit(&g.last);
+    buf_deinit(&g.shown);
     return r;
 }
 
