@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The active alarms: replicated, persisted, keyed by (member, type). NOSPACE refuses what grows,
- * CORRUPT refuses everything that could spread or serve wrong data (exactness: quota, alarms).
+ * CORRUPT refuses everything that could spread or serve wrong data.
  *
  * Thread: changes from the apply thread; reads from any.
  */

@@ -69,6 +69,7 @@ struct apply {
     size_t turn_entries;
     size_t turn_bytes;
     bool compaction_accepted; /* since the last write */
+    bool lease_warned;        /* that leases don't expire */
     bool conf_changed;        /* likewise: conf is what raft is to be told */
     struct raft_conf_single conf;
     struct deliveries reads;
@@ -297,6 +298,9 @@ static int apply_lease_grant(struct apply *a, const Etcdserverpb__LeaseGrantRequ
         encode_i64(out, 2, q->id);
         encode_i64(out, 3, ttl);
     }
+    if (r == 0 && !a->lease_warned)
+        log_warn("leases don't expire in this version: their keys stay until they are revoked");
+    a->lease_warned = true;
     metric_add(&metric_lease_granted, 1);
     metric_observe(&metric_lease_ttl, (double)ttl);
     return r;

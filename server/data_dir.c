@@ -7,6 +7,7 @@
 #include "server/data_dir.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -117,6 +118,23 @@ static int make(const char *path, const char *what)
     return 1;
 }
 
+static int lock_wal(struct data_dir *d)
+{
+    int r = make(d->wal, "wal");
+
+    if (r != 0)
+        return r;
+    d->wal_fd = open(d->wal, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (d->wal_fd < 0)
+        return err_origin(-errno);
+    if (flock(d->wal_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    if (errno != EWOULDBLOCK)
+        return err_origin(-errno);
+    log_error("raft log directory is in use by another process", LOG_STR("path", d->wal));
+    return 1;
+}
+
 static int prepare(struct data_dir *d)
 {
     int r = check_list(d->path);
@@ -134,6 +152,8 @@ static int prepare(struct data_dir *d)
         r = make(member, "member");
         free(member);
     }
+    if (r == 0)
+        r = lock_wal(d);
     if (r < 0)
         log_error("cannot use the data directory", LOG_STR("path", d->path),
                   LOG_STR("error", err_text(r).text));
@@ -171,6 +191,7 @@ int data_dir_open(struct data_dir **ret, const char *path, const char *wal_path)
     struct data_dir *d = mem_new(struct data_dir);
     int r;
 
+    d->wal_fd = -1;
     d->path = mem_strdup(path);
     d->wal = wal_of(path, wal_path);
     d->db = mem_printf("%s/member/db", path);
@@ -187,6 +208,8 @@ struct data_dir *data_dir_close(struct data_dir *d)
 {
     if (!d)
         return NULL;
+    if (d->wal_fd >= 0)
+        close(d->wal_fd);
     file_close(d->lock);
     free(d->path);
     free(d->wal);

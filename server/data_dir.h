@@ -16,6 +16,7 @@ struct data_dir {
     char *wal;
     char *db;
     struct file *lock;
+    int wal_fd; /* the log's directory, locked too: two data directories may name one --wal-dir */
 };
 
 /* True: there is neither a raft log nor a database, so a start would be the member's first. Changes

@@ -73,6 +73,22 @@ static void test_locked(void **state)
     data_dir_close(second);
 }
 
+/* Two members with directories of their own must not write into one log. */
+static void test_wal_dir_locked(void **state)
+{
+    _cleanup_(mem_freep) char *a = mem_printf("%s/a", (char *)*state);
+    _cleanup_(mem_freep) char *b = mem_printf("%s/b", (char *)*state);
+    _cleanup_(mem_freep) char *wal = mem_printf("%s/wal", (char *)*state);
+    struct data_dir *first, *second = NULL;
+
+    assert_int_equal(data_dir_open(&first, a, wal), 0);
+    assert_int_equal(data_dir_open(&second, b, wal), 1);
+    assert_null(second);
+    data_dir_close(first);
+    assert_int_equal(data_dir_open(&second, b, wal), 0);
+    data_dir_close(second);
+}
+
 /* Opens path and returns the outcome; line gets what was logged. */
 static int open_logged(const char *path, char *line, size_t size)
 {
@@ -187,9 +203,7 @@ static void test_is_new(void **state)
     assert_true(data_dir_is_new(path, NULL));
     assert_int_equal(access(path, F_OK), -1);
     assert_int_equal(data_dir_open(&d, path, wal), 0);
-    assert_true(data_dir_is_new(path, wal));
-    assert_int_equal(mkdir(wal, 0700), 0);
-    assert_true(data_dir_is_new(path, wal));
+    assert_true(data_dir_is_new(path, wal)); /* the log's directory is there, and empty */
     touch(segment);
     assert_false(data_dir_is_new(path, wal));
     assert_true(data_dir_is_new(path, ""));
@@ -206,7 +220,8 @@ static void test_is_new(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_made),           T(test_locked),  T(test_permissions), T(test_not_a_directory),
-        T(test_etcd_directory), T(test_reasons), T(test_is_new)};
+        T(test_made),        T(test_locked),          T(test_wal_dir_locked),
+        T(test_permissions), T(test_not_a_directory), T(test_etcd_directory),
+        T(test_reasons),     T(test_is_new)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

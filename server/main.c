@@ -40,8 +40,7 @@ static int setup_logging(const struct config *config)
     char *error = NULL;
 
     options.format = console ? LOG_FORMAT_CONSOLE : LOG_FORMAT_JSON;
-    if (log_level_parse(config->log_level, &options.level) == 0 &&
-        log_setup(&options, &error) == 0)
+    if (log_level_parse(config->log_level, &options.level) == 0 && log_setup(&options, &error) == 0)
         return 0;
     log_error("failed to verify flags",
               LOG_STR("error", error ? error : "unrecognized --log-level"));
@@ -88,8 +87,10 @@ static int serve(struct server *server, struct api **ret_api)
     while (!server_wait_ready(server, READY_POLL_MS) && !(signal = pending_signal()))
         ;
     if (!signal) {
-        if (api_start(&api, server) != 0)
+        if (api_start(&api, server) != 0) {
+            server_drain(server);
             return -1;
+        }
         log_info("ready to serve client requests");
         (void)sd_notify(0, "READY=1");
         signal = wait_signal();
@@ -97,6 +98,7 @@ static int serve(struct server *server, struct api **ret_api)
     log_info("received signal; shutting down",
              LOG_STR("signal", signal == SIGTERM ? "terminated" : "interrupt"));
     (void)sd_notify(0, "STOPPING=1");
+    server_release_waiting(server);
     if (api)
         api_stop(api, GRACE_MS);
     server_drain(server);

@@ -381,12 +381,17 @@ bool server_scan(struct server *s, struct scan_job *job)
 
 /* ---- stop ---- */
 
+void server_release_waiting(struct server *s)
+{
+    if (s->housekeeper)
+        housekeeper_drain(s->housekeeper);
+}
+
 void server_drain(struct server *s)
 {
     atomic_store(&s->state.stopping, true);
     wait_stop(&s->wait);
-    if (s->housekeeper)
-        housekeeper_drain(s->housekeeper);
+    server_release_waiting(s);
 }
 
 static void join_workers(struct server *s)

@@ -21,6 +21,9 @@ struct server;
  * message already logged (lock held, corruption, foreign data, flags that contradict the data).
  * Negative: -errno. */
 int server_start(struct server **ret, const struct config *config);
+/* The first step of a stop: whoever waits for a physical compaction, which may take long, is
+ * answered, and nobody waits for one any more. */
+void server_release_waiting(struct server *s);
 /* Stops taking requests: all that wait and all that come are finished with OUTCOME_STOPPED. */
 void server_drain(struct server *s);
 /* Joins the threads, flushes, closes. After server_drain(), and after api/ has let go of
@@ -76,7 +79,7 @@ struct range_stream *range_stream_free(struct range_stream *rs);
 /* Appends one encoded RangeStreamResponse; *ret_last: no more messages. */
 enum outcome range_stream_next(struct range_stream *rs, struct buf *response, bool *ret_last);
 
-/* True: the quota refuses a request of that cost (bytes as etcd reckons them: exactness.md 8); an
+/* True: the quota refuses a request of that cost (bytes as etcd reckons them); an
  * alarm is then raised by the server. */
 bool server_quota_exceeded(struct server *s, uint64_t cost_bytes);
 

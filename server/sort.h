@@ -2,7 +2,7 @@
 /*
  * Go's sort.Sort (pattern-defeating quicksort), step for step. Ties among equal sort keys above 12
  * elements come out in an order that only this algorithm gives, and clients of etcd see it; so it
- * is part of the contract (exactness: sort ties).
+ * is part of the contract.
  */
 #pragma once
 
