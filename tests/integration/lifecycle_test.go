@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"cairn/tests/harness"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -97,6 +99,43 @@ func TestStopSignals(t *testing.T) {
 		if ends[0] != ends[1] {
 			t.Errorf("after %v etcd ends with %q, Cairn with %q", sig, ends[0], ends[1])
 		}
+	}
+}
+
+// A physical compaction may take minutes; a stop must not wait for it, and answers who does.
+func TestStopDuringCompaction(t *testing.T) {
+	const revisions = 3000
+	s := harness.StartForTest(t, harness.Cairn, "--compaction-batch-limit=10", "--compaction-sleep-interval=100ms")
+	c, ctx := newClient(t, s), harness.Context(t, time.Minute)
+	var last int64
+	for i := 0; i < revisions/100; i++ {
+		ops := make([]clientv3.Op, 100)
+		for k := range ops {
+			ops[k] = clientv3.OpPut(fmt.Sprintf("k%d", k), strconv.Itoa(i))
+		}
+		r, err := c.Txn(ctx).Then(ops...).Commit()
+		must(t, err)
+		last = r.Header.Revision
+	}
+	compacted := make(chan error, 1)
+	go func() {
+		_, err := c.Compact(ctx, last, clientv3.WithCompactPhysical())
+		compacted <- err
+	}()
+	for { // The compaction is under way once what is before it can't be read any more.
+		if _, err := c.Get(ctx, "k0", clientv3.WithRev(last-1)); err != nil {
+			break
+		}
+		must(t, ctx.Err())
+	}
+	must(t, syscall.Kill(s.Pid(), syscall.SIGTERM))
+	select {
+	case <-s.Exited():
+	case <-time.After(8 * time.Second):
+		t.Fatal("the server still runs 8 s after SIGTERM")
+	}
+	if err := <-compacted; err == nil {
+		t.Error("the compaction was said to be done, though the stop came before its end")
 	}
 }
 
