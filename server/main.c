@@ -20,7 +20,7 @@
 #include "server/config.h"
 #include "server/server.h"
 
-enum { GRACE_MS = 10000, READY_POLL_MS = 5 };
+enum { GRACE_MS = 10000, STOP_MAX_S = 15, READY_POLL_MS = 5 };
 
 static sigset_t end_signals(void)
 {
@@ -79,6 +79,39 @@ static int wait_signal(void)
     return signal;
 }
 
+/* Ends as etcd does: by the signal itself, so that a supervisor sees what happened. */
+static int end_by(int signal)
+{
+    sigset_t set = end_signals();
+
+    if (getpid() == 1)
+        return 0;
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    raise(signal);
+    return 128 + signal;
+}
+
+static volatile sig_atomic_t stop_signal;
+
+/* A stop must end before a supervisor loses patience, whatever a library does. The data is then as
+ * after a crash: nothing acknowledged is missing. Only calls that a signal handler may make. */
+static void stop_overdue(int alarm_signal)
+{
+    static const char text[] = "{\"level\":\"fatal\",\"msg\":\"the stop did not end in time\"}\n";
+
+    (void)alarm_signal;
+    if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+        _exit(1);
+    _exit(end_by(stop_signal));
+}
+
+static void limit_stop(int signal_number)
+{
+    stop_signal = signal_number;
+    signal(SIGALRM, stop_overdue);
+    alarm(STOP_MAX_S);
+}
+
 static int serve(struct server *server, struct api **ret_api)
 {
     struct api *api = NULL;
@@ -95,6 +128,7 @@ static int serve(struct server *server, struct api **ret_api)
         (void)sd_notify(0, "READY=1");
         signal = wait_signal();
     }
+    limit_stop(signal);
     log_info("received signal; shutting down",
              LOG_STR("signal", signal == SIGTERM ? "terminated" : "interrupt"));
     (void)sd_notify(0, "STOPPING=1");
@@ -104,18 +138,6 @@ static int serve(struct server *server, struct api **ret_api)
     server_drain(server);
     *ret_api = api;
     return signal;
-}
-
-/* Ends as etcd does: by the signal itself, so that a supervisor sees what happened. */
-static int end_by(int signal)
-{
-    sigset_t set = end_signals();
-
-    if (getpid() == 1)
-        return 0;
-    sigprocmask(SIG_UNBLOCK, &set, NULL);
-    raise(signal);
-    return 128 + signal;
 }
 
 static int run(const struct config *config)
