@@ -215,16 +215,6 @@ enum outcome server_defragment(struct server *s, const void *request, struct buf
     return OUTCOME_OK;
 }
 
-enum outcome server_alarm_get(struct server *s, const void *request, struct buf *response)
-{
-    const Etcdserverpb__AlarmRequest *q = request;
-    struct response_header header = server_header(s, mvcc_revision(s->mvcc));
-
-    encode_header(response, &header);
-    alarms_encode(s->alarms, q->alarm, 2, response);
-    return OUTCOME_OK;
-}
-
 /* ---- RangeStream ---- */
 
 enum { FIRST_CHUNK = 10 };

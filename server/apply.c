@@ -584,6 +584,17 @@ static void answer_reads(struct apply *a)
     }
 }
 
+/* r: what the entries came to. */
+static int end_turn(struct apply *a, int r)
+{
+    if (r == 0)
+        r = commit(a);
+    if (r == 0)
+        answer_reads(a);
+    arena_reset(&a->arena);
+    return r < 0 ? err_trace(r) : 0;
+}
+
 static int turn(struct apply *a)
 {
     struct inbox_item *first = inbox_drain(&a->inbox, NULL), *next;
@@ -591,8 +602,6 @@ static int turn(struct apply *a)
 
     for (struct inbox_item *item = first; r == 0 && item; item = item->next)
         r = apply_delivery(a, container_of(item, struct delivery, item));
-    if (r == 0)
-        r = commit(a);
     for (struct inbox_item *item = first; item; item = next) {
         struct delivery *d = container_of(item, struct delivery, item);
         next = item->next;
@@ -601,10 +610,7 @@ static int turn(struct apply *a)
         else
             delivery_free(d);
     }
-    if (r == 0)
-        answer_reads(a);
-    arena_reset(&a->arena);
-    return r < 0 ? err_trace(r) : 0;
+    return end_turn(a, r);
 }
 
 int apply_turn(struct apply *a)
@@ -641,12 +647,7 @@ static int turn_now(struct apply *a, const struct raft_entry *entries, size_t n)
 
     for (size_t i = 0; r == 0 && i < n; i++)
         r = apply_entry(a, &entries[i]);
-    if (r == 0)
-        r = commit(a);
-    if (r == 0)
-        answer_reads(a);
-    arena_reset(&a->arena);
-    return r < 0 ? err_trace(r) : 0;
+    return end_turn(a, r);
 }
 
 bool apply_now(struct apply *a, const struct raft_entry *entries, size_t n, int *ret_error)

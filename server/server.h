@@ -69,8 +69,6 @@ enum outcome server_maintenance_status(struct server *s, const void *request, st
 enum outcome server_hash(struct server *s, const void *request, struct buf *response);
 enum outcome server_hash_kv(struct server *s, const void *request, struct buf *response);
 enum outcome server_defragment(struct server *s, const void *request, struct buf *response);
-enum outcome server_alarm_get(struct server *s, const void *request,
-                              struct buf *response); /* AlarmRequest with action GET */
 
 /* RangeStream: one call per message. range_stream_new borrows request (a RangeRequest). */
 struct range_stream;
