@@ -428,12 +428,13 @@ static void *http_main(void *arg)
     for (;;) {
         int n = epoll_wait(h->epoll_fd, events, EVENTS_MAX, turn_timeout(h, clock_mono_ms()));
         check(n >= 0 || errno == EINTR);
+        events_handle(h, events, n);
         /*
-         * Looked at before the inbox: what was adopted before the stop is then closed with the
-         * rest.
+         * Looked at when the eventfd is empty, or a stop's wake-up could have been taken with
+         * another's and be lost; and before the inbox: what was adopted before the stop is then
+         * closed with the rest.
          */
         bool stopping = atomic_load(&h->stopping);
-        events_handle(h, events, n);
         inbox_handle(h);
         states_expire(h, clock_mono_ms());
         if (stopping && conns_close(h))

@@ -6,6 +6,7 @@
  *   SIZE ──LF──> DATA ──all──> DATA_END ──LF──> SIZE          (chunked)
  *     └──0 LF──> TRAILER ──empty line──> DONE
  *   DATA ──all──> DONE                                        (content-length)
+ *   DATA ──connection closed──> DONE                          (a response without either)
  *
  * Thread: any.
  */
@@ -185,9 +186,52 @@ static bool list_has(struct bytes list, const char *word)
     return false;
 }
 
-/* What was met in the headers so far. */
+/* What the headers met so far say about the body and about what comes behind it. */
+struct framing {
+    bool has_length, is_chunked, close, keep_alive;
+    uint64_t content_length;
+};
+
+static int length_header(struct bytes value, struct framing *f, struct http_error *ret_error)
+{
+    uint64_t length;
+
+    if (!length_parse(value, &length) || (f->has_length && length != f->content_length))
+        return wrong(ret_error, 400, "");
+    f->content_length = length;
+    f->has_length = true;
+    return 0;
+}
+
+static int framing_apply(struct bytes name, struct bytes value, struct framing *f,
+                         struct http_error *ret_error)
+{
+    if (equals_fold(name, "content-length"))
+        return length_header(value, f, ret_error);
+    if (equals_fold(name, "transfer-encoding")) {
+        if (f->is_chunked || !equals_fold(value, "chunked"))
+            return wrong(ret_error, 501, "unsupported transfer encoding");
+        f->is_chunked = true;
+    } else if (equals_fold(name, "connection")) {
+        f->close |= list_has(value, "close");
+        f->keep_alive |= list_has(value, "keep-alive");
+    }
+    return 0;
+}
+
+static int framing_check(const struct framing *f, bool is_http10, bool *ret_keep_alive,
+                         struct http_error *ret_error)
+{
+    if (f->is_chunked && (f->has_length || is_http10))
+        return wrong(ret_error, 400, "");
+    *ret_keep_alive = !f->close && (!is_http10 || f->keep_alive);
+    return 0;
+}
+
+/* Of a request, besides. */
 struct seen {
-    bool host, length, encoding, close, keep_alive;
+    struct framing framing;
+    bool host;
     struct bytes host_value;
 };
 
@@ -201,18 +245,6 @@ static bool host_is_valid(struct bytes host)
     return true;
 }
 
-static int length_header(struct bytes value, struct http_head *h, struct seen *seen,
-                         struct http_error *ret_error)
-{
-    uint64_t length;
-
-    if (!length_parse(value, &length) || (seen->length && length != h->content_length))
-        return wrong(ret_error, 400, "");
-    h->content_length = length;
-    seen->length = true;
-    return 0;
-}
-
 static int header_apply(struct bytes name, struct bytes value, struct http_head *h,
                         struct seen *seen, struct http_error *ret_error)
 {
@@ -223,26 +255,19 @@ static int header_apply(struct bytes name, struct bytes value, struct http_head 
             return wrong(ret_error, 400, "malformed Host header");
         seen->host = true;
         seen->host_value = value;
-    } else if (equals_fold(name, "content-length")) {
-        return length_header(value, h, seen, ret_error);
-    } else if (equals_fold(name, "transfer-encoding")) {
-        if (seen->encoding || !equals_fold(value, "chunked"))
-            return wrong(ret_error, 501, "unsupported transfer encoding");
-        seen->encoding = h->is_chunked = true;
-    } else if (equals_fold(name, "connection")) {
-        seen->close |= list_has(value, "close");
-        seen->keep_alive |= list_has(value, "keep-alive");
     } else if (equals_fold(name, "expect")) {
         if (!equals_fold(value, "100-continue"))
             return wrong(ret_error, 417, "");
         h->expect_continue = true;
     } else if (equals_fold(name, "origin")) {
         h->origin = value;
+    } else {
+        return framing_apply(name, value, &seen->framing, ret_error);
     }
     return 0;
 }
 
-static int header_parse(struct bytes line, struct http_head *h, struct seen *seen,
+static int header_split(struct bytes line, struct bytes *ret_name, struct bytes *ret_value,
                         struct http_error *ret_error)
 {
     const uint8_t *colon = memchr(line.data, ':', line.len);
@@ -255,39 +280,67 @@ static int header_parse(struct bytes line, struct http_head *h, struct seen *see
         return wrong(ret_error, 400, "invalid header name");
     if (has_control(value))
         return wrong(ret_error, 400, "invalid header value");
-    return header_apply(name, value, h, seen, ret_error);
+    *ret_name = name;
+    *ret_value = value;
+    return 0;
 }
 
 static int headers_check(struct http_head *h, const struct seen *seen, struct http_error *ret_error)
 {
     if (!seen->host && !h->is_http10)
         return wrong(ret_error, 400, "missing required Host header");
-    if (h->is_chunked && (seen->length || h->is_http10))
-        return wrong(ret_error, 400, "");
     if (h->host.len == 0)
         h->host = seen->host_value;
-    h->keep_alive = !seen->close && (!h->is_http10 || seen->keep_alive);
-    return 0;
+    h->is_chunked = seen->framing.is_chunked;
+    h->content_length = seen->framing.content_length;
+    return framing_check(&seen->framing, h->is_http10, &h->keep_alive, ret_error);
+}
+
+/*
+ * The length of the head once it is there. The whole head, the last line of headers included, then
+ * lies within the limit.
+ */
+static int head_find(struct bytes in, size_t *scanned, size_t *ret_len,
+                     struct http_error *ret_error)
+{
+    *ret_len = head_end(in, scanned);
+    if (*ret_len == 0)
+        return in.len < HTTP_HEAD_BYTES_MAX ? HTTP_MORE : wrong(ret_error, 431, "");
+    return *ret_len <= HTTP_HEAD_BYTES_MAX ? 0 : wrong(ret_error, 431, "");
+}
+
+/* The next header of a head; *ret_name is empty behind the last. */
+static int header_next(struct bytes *rest, int n, struct bytes *ret_name, struct bytes *ret_value,
+                       struct http_error *ret_error)
+{
+    struct bytes line = line_take(rest);
+
+    *ret_name = BYTES_NULL;
+    if (line.len == 0)
+        return 0;
+    return n < HTTP_HEADERS_MAX ? header_split(line, ret_name, ret_value, ret_error)
+                                : wrong(ret_error, 431, "");
 }
 
 int http_head_parse(struct bytes in, size_t *scanned, struct http_head *ret,
                     struct http_error *ret_error)
 {
-    struct http_head h = {.len = head_end(in, scanned)};
+    struct http_head h = {0};
     struct seen seen = {0};
-    struct bytes rest = bytes_of(in.data, h.len);
+    struct bytes name = BYTES_NULL, value = BYTES_NULL;
+    int r = head_find(in, scanned, &h.len, ret_error);
 
-    if (h.len == 0)
-        return in.len < HTTP_HEAD_BYTES_MAX ? HTTP_MORE : wrong(ret_error, 431, "");
-    if (h.len > HTTP_HEAD_BYTES_MAX)
-        return wrong(ret_error, 431, "");
-    int r = request_line_parse(line_take(&rest), &h, ret_error);
+    if (r != 0)
+        return r;
+    struct bytes rest = bytes_of(in.data, h.len);
+    r = request_line_parse(line_take(&rest), &h, ret_error);
+    h.headers = rest;
     for (int n = 0; r == 0; n++) {
-        struct bytes line = line_take(&rest);
-        if (line.len == 0)
+        r = header_next(&rest, n, &name, &value, ret_error);
+        if (r == 0 && name.len == 0)
             break;
-        r = n < HTTP_HEADERS_MAX ? header_parse(line, &h, &seen, ret_error)
-                                 : wrong(ret_error, 431, "");
+        if (r == 0)
+            r = header_apply(name, value, &h, &seen, ret_error);
     }
     if (r == 0)
         r = headers_check(&h, &seen, ret_error);
@@ -296,12 +349,103 @@ int http_head_parse(struct bytes in, size_t *scanned, struct http_head *ret,
     return r;
 }
 
+/* HTTP/1.1 200 OK; the words behind the number are optional and nobody's business. */
+static bool status_line_parse(struct bytes line, struct http_response *h, bool *ret_is_http10)
+{
+    int status = 0;
+
+    if (line.len < 12 || memcmp(line.data, "HTTP/1.", 7) != 0 || line.data[8] != ' ')
+        return false;
+    if ((line.data[7] != '0' && line.data[7] != '1') || (line.len > 12 && line.data[12] != ' '))
+        return false;
+    for (size_t i = 9; i < 12; i++) {
+        if (line.data[i] < '0' || line.data[i] > '9')
+            return false;
+        status = status * 10 + line.data[i] - '0';
+    }
+    h->status = status;
+    *ret_is_http10 = line.data[7] == '0';
+    return status >= 100;
+}
+
+int http_response_parse(struct bytes in, size_t *scanned, struct http_response *ret)
+{
+    struct http_response h = {0};
+    struct framing framing = {0};
+    struct bytes name = BYTES_NULL, value = BYTES_NULL;
+    struct http_error error;
+    bool is_http10;
+    int r = head_find(in, scanned, &h.len, &error);
+
+    if (r != 0)
+        return r;
+    struct bytes rest = bytes_of(in.data, h.len);
+    if (!status_line_parse(line_take(&rest), &h, &is_http10))
+        return HTTP_WRONG;
+    h.headers = rest;
+    for (int n = 0; r == 0; n++) {
+        r = header_next(&rest, n, &name, &value, &error);
+        if (r == 0 && name.len == 0)
+            break;
+        if (r == 0)
+            r = framing_apply(name, value, &framing, &error);
+    }
+    if (r == 0)
+        r = framing_check(&framing, is_http10, &h.keep_alive, &error);
+    if (r != 0)
+        return r;
+    h.is_chunked = framing.is_chunked;
+    h.has_length = framing.has_length;
+    h.content_length = framing.content_length;
+    *ret = h;
+    return 0;
+}
+
+bool http_header_find(struct bytes headers, const char *name, struct bytes *ret)
+{
+    struct http_error error;
+    struct bytes name_found, value;
+
+    while (headers.len > 0) {
+        struct bytes line = line_take(&headers);
+        if (line.len == 0 || header_split(line, &name_found, &value, &error) != 0)
+            return false;
+        if (equals_fold(name_found, name)) {
+            *ret = value;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- the body ---- */
 
 void http_body_init(struct http_body *b, const struct http_head *head)
 {
     *b = (struct http_body){.is_chunked = head->is_chunked, .left = head->content_length};
     b->state = head->is_chunked ? BODY_SIZE : head->content_length ? BODY_DATA : BODY_DONE;
+}
+
+void http_body_init_response(struct http_body *b, const struct http_response *head)
+{
+    bool none = head->status < 200 || head->status == 204 || head->status == 304;
+
+    *b = (struct http_body){.left = head->content_length};
+    if (none || (head->has_length && head->content_length == 0)) {
+        b->state = BODY_DONE;
+    } else if (head->is_chunked) {
+        b->is_chunked = true;
+        b->state = BODY_SIZE;
+    } else {
+        b->ends_with_connection = !head->has_length;
+        b->left = head->has_length ? head->content_length : UINT64_MAX;
+        b->state = BODY_DATA;
+    }
+}
+
+bool http_body_closed(const struct http_body *b)
+{
+    return b->state == BODY_DONE || b->ends_with_connection;
 }
 
 static int hex_value(uint8_t c)

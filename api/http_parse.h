@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * HTTP/1.x requests: the head, the body's framing, the target. Strict where two readings of the
- * same bytes would be a danger (both framings, odd lengths, blanks before a colon, folded lines),
- * Go's rules and texts elsewhere.
+ * HTTP/1.x: heads of requests and of responses, the body's framing, the target. Strict where two
+ * readings of the same bytes would be a danger (both framings, odd lengths, blanks before a colon,
+ * folded lines), Go's rules and texts elsewhere.
  *
  * Outcomes: HTTP_MORE, the bytes end too early; HTTP_WRONG, *ret_error says what to answer, and the
  * connection is then to be closed. Thread: any; no state but the structs.
@@ -36,7 +36,8 @@ struct http_head {
     bool expect_continue;
     bool is_chunked;
     uint64_t content_length;
-    size_t len; /* of the head, with the empty line */
+    struct bytes headers; /* the lines as they came, for http_header_find() */
+    size_t len;           /* of the head, with the empty line */
 };
 
 /*
@@ -45,6 +46,26 @@ struct http_head {
  */
 int http_head_parse(struct bytes in, size_t *scanned, struct http_head *ret,
                     struct http_error *ret_error);
+
+/* All bytes lie in the input. */
+struct http_response {
+    int status; /* 100 to 999 */
+    bool keep_alive;
+    bool is_chunked;
+    bool has_length; /* neither: the body ends with the connection */
+    uint64_t content_length;
+    struct bytes headers;
+    size_t len;
+};
+
+/* As http_head_parse(); what is wrong with it nobody needs to be told. */
+int http_response_parse(struct bytes in, size_t *scanned, struct http_response *ret);
+
+/*
+ * The value of the first header of that name, without the blanks around it, of a head that was
+ * parsed. False: there is none.
+ */
+bool http_header_find(struct bytes headers, const char *name, struct bytes *ret);
 
 /* Reads over a body. */
 struct http_body {
@@ -55,15 +76,19 @@ struct http_body {
     bool is_chunked;
     bool has_digit;
     bool has_trailer; /* the trailer line at hand is not empty */
+    bool ends_with_connection;
 };
 
 void http_body_init(struct http_body *b, const struct http_head *head);
+void http_body_init_response(struct http_body *b, const struct http_response *head);
 /*
  * Takes bytes from *in, appending the body's to out (NULL: they are dropped). 0: the body is
  * complete.
  */
 int http_body_read(struct http_body *b, struct bytes *in, struct buf *out,
                    struct http_error *ret_error);
+/* The connection ended: is the body complete? */
+bool http_body_closed(const struct http_body *b);
 
 /* Percent-decoding. False: an escape is broken; out then has garbage at its end. */
 bool http_unescape(struct bytes in, bool plus_is_blank, struct buf *out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Heads and bodies of HTTP requests: what is taken, what is refused and with which words, and that
- * pieces make no difference.
+ * Heads and bodies of HTTP requests and responses: what is taken, what is refused and with which
+ * words, and that pieces make no difference.
  */
 #include "api/http_parse.h"
 
@@ -147,6 +147,58 @@ static void test_head_limits(void **state)
         buf_append_str(&b, "A: b\r\n");
     buf_append_str(&b, "\r\n");
     expect_wrong((const char *)b.data, b.len, 431, "");
+}
+
+static void test_header_find(void **state)
+{
+    struct http_head h;
+    struct http_error error;
+    struct bytes value = BYTES_NULL, text = BYTES_LIT("GET / HTTP/1.1\r\nHost: a\r\nX-a:\t b \r\n"
+                                                      "x-A: c\nEmpty:\r\n\r\nX-B: d\r\n");
+    size_t scanned = 0;
+
+    assert_int_equal(http_head_parse(text, &scanned, &h, &error), 0);
+    assert_true(http_header_find(h.headers, "X-A", &value)); /* the first of two */
+    assert_true(bytes_equal(value, BYTES_LIT("b")));
+    assert_true(http_header_find(h.headers, "empty", &value));
+    assert_int_equal(value.len, 0);
+    assert_false(http_header_find(h.headers, "X-", &value));
+    assert_false(http_header_find(h.headers, "X-B", &value)); /* the body's */
+}
+
+static void test_responses(void **state)
+{
+    static const struct {
+        const char *text;
+        int status;
+        bool keep_alive, chunked, has_length, ends_with_connection;
+    } cases[] = {
+        {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 200, true, false, true, false},
+        {"HTTP/1.1 200\nConnection: close\n\n", 200, false, false, false, true},
+        {"HTTP/1.1 204 No Content\r\n\r\n", 204, true, false, false, false},
+        {"HTTP/1.1 304 \r\nContent-Length: 5\r\n\r\n", 304, true, false, true, false},
+        {"HTTP/1.0 500 a b c\r\n\r\n", 500, false, false, false, true},
+        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200, true, true, false, false},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct http_response h;
+        struct http_body b;
+        size_t scanned = 0, len = strlen(cases[i].text);
+        for (size_t n = 0; n < len; n++)
+            assert_int_equal(http_response_parse(bytes_of(cases[i].text, n), &scanned, &h),
+                             HTTP_MORE);
+        assert_int_equal(http_response_parse(bytes_of(cases[i].text, len), &scanned, &h), 0);
+        assert_int_equal(h.status, cases[i].status);
+        assert_int_equal(h.keep_alive, cases[i].keep_alive);
+        assert_int_equal(h.is_chunked, cases[i].chunked);
+        assert_int_equal(h.has_length, cases[i].has_length);
+        assert_int_equal(h.len, len);
+        http_body_init_response(&b, &h);
+        assert_int_equal(b.ends_with_connection, cases[i].ends_with_connection);
+        assert_int_equal(http_body_closed(&b),
+                         cases[i].ends_with_connection || h.status == 204 || h.status == 304);
+    }
 }
 
 /* Reads a body in pieces of n bytes; returns the outcome, *ret_rest what is behind it. */
@@ -298,6 +350,8 @@ int main(void)
         cmocka_unit_test(test_good_heads),
         cmocka_unit_test(test_bad_heads),
         cmocka_unit_test(test_head_limits),
+        cmocka_unit_test(test_header_find),
+        cmocka_unit_test(test_responses),
         cmocka_unit_test(test_bodies),
         cmocka_unit_test(test_body_overhead_is_bounded),
         cmocka_unit_test(test_targets),

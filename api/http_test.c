@@ -7,15 +7,19 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "api/http_conn.h"
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "server/config_private.h"
@@ -452,6 +456,55 @@ static void test_stop(void **state)
     close(late);
 }
 
+/*
+ * A reader and two writers of one descriptor meet: a read of it waits until it has been written
+ * twice. read() and write() take the place of the C library's in this program.
+ */
+static struct {
+    atomic_int fd; /* -1: nobody meets */
+    sem_t reading;
+    sem_t written;
+} meeting = {.fd = -1};
+
+ssize_t read(int fd, void *bytes, size_t size)
+{
+    if (fd == atomic_load(&meeting.fd)) {
+        sem_post(&meeting.reading);
+        sem_wait(&meeting.written);
+        sem_wait(&meeting.written);
+        atomic_store(&meeting.fd, -1);
+    }
+    return syscall(SYS_read, fd, bytes, size);
+}
+
+ssize_t write(int fd, const void *bytes, size_t size)
+{
+    ssize_t n = syscall(SYS_write, fd, bytes, size);
+
+    if (fd == atomic_load(&meeting.fd))
+        sem_post(&meeting.written);
+    return n;
+}
+
+/*
+ * The thread has been woken for a new connection, and before it empties its eventfd the stop
+ * writes to it: the two wake-ups are one, and the thread must notice the stop all the same.
+ */
+static void test_stop_meets_a_wake_up(void **state)
+{
+    struct fixture *f = *state;
+    char byte;
+
+    assert_int_equal(sem_init(&meeting.reading, 0, 0), 0);
+    assert_int_equal(sem_init(&meeting.written, 0, 0), 0);
+    atomic_store(&meeting.fd, f->http->wake_fd);
+    int fd = client(f, false);
+    sem_wait(&meeting.reading);
+    http_stop(f->http);
+    assert_int_equal(recv(fd, &byte, 1, 0), 0);
+    close(fd);
+}
+
 /* An answer larger than the socket's buffer, to a client that sends byte by byte and reads late. */
 static void test_slow_client(void **state)
 {
@@ -489,6 +542,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_read_that_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_client_leaves_while_waiting, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stop_meets_a_wake_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_client, setup, teardown),
     };
 

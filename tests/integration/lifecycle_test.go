@@ -90,7 +90,10 @@ func TestStopSignals(t *testing.T) {
 			select {
 			case <-s.Exited():
 			case <-time.After(20 * time.Second):
-				t.Fatalf("%s still runs 20 s after %v", kind, sig)
+				t.Fatalf("%s still runs 20 s after %v; %s", kind, sig, s.LogTail(20))
+			}
+			if tail := s.LogTail(20); strings.Contains(tail, "the stop did not end in time") {
+				t.Errorf("%s had to end its stop by force; %s", kind, tail)
 			}
 			state, err := s.Terminate() // Only collects the state.
 			must(t, err)
@@ -132,7 +135,7 @@ func TestStopDuringCompaction(t *testing.T) {
 	select {
 	case <-s.Exited():
 	case <-time.After(8 * time.Second):
-		t.Fatal("the server still runs 8 s after SIGTERM")
+		t.Fatalf("the server still runs 8 s after SIGTERM; %s", s.LogTail(20))
 	}
 	if err := <-compacted; err == nil {
 		t.Error("the compaction was said to be done, though the stop came before its end")
