@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Decoding of requests. protobuf-c recurses without limit, takes any bytes for a string, and
- * refuses a known field in another wire type, and groups, which Go skips as unknown. So a pass over
- * the wire form comes first. It does not recurse, and decides whether protobuf-c may see the
- * message, and whether it has to be rewritten without such fields before (repair(); hardly ever).
- * What is proposed is the rewritten form: apply decodes it once more, with protobuf-c alone.
+ * Decoding of requests. protobuf-c differs from Go in three ways: it recurses without limit and
+ * takes any bytes for a string; it refuses a known field in another wire type, and groups, which Go
+ * skips as unknown; and where a message that can be there once is there twice, Go merges the two,
+ * while protobuf-c forgets the first (in a oneof) or merges by rules of its own. So a pass over the
+ * wire form comes first. It does not recurse, and decides whether protobuf-c may see the message,
+ * and whether it has to be rewritten before (repair(); hardly ever: no client library writes such
+ * messages).
+ *
+ * What is proposed is the rewritten form: apply decodes it once more, with protobuf-c alone. An
+ * etcd member decodes the same entry with Go, so the two must see the same in it: that is why
+ * repeats are put right here.
  *
  * Thread: any; the arena belongs to the caller.
  *
@@ -12,6 +18,8 @@
  *  1. protobuf-c never sees a message nested deeper than DECODE_DEPTH_MAX, and nothing that it
  *     refuses.
  *  2. A string field that passed has no NUL: what C code sees is what the client sent.
+ *  3. What protobuf-c sees has no message field twice but repeated ones, and means to Go and to
+ *     protobuf-c what the original means to Go.
  */
 #include "api/decode.h"
 
@@ -148,6 +156,7 @@ static int field_next(const ProtobufCMessageDescriptor *descriptor, struct bytes
 struct level {
     const ProtobufCMessageDescriptor *descriptor;
     struct bytes rest;
+    uint64_t seen; /* the message fields that it has had, a bit each */
 };
 
 enum { LEVELS_INLINE = 32 };
@@ -178,20 +187,32 @@ static int walk_enter(struct walk *w, const ProtobufCMessageDescriptor *descript
         walk_deinit(w);
         w->levels = more;
     }
-    w->levels[w->len++] = (struct level){descriptor, message};
+    w->levels[w->len++] = (struct level){descriptor, message, 0};
     if (w->len > w->deepest)
         w->deepest = w->len;
     return 0;
 }
 
-static int walk_field(struct walk *w, const struct field *f)
+/* A message that can be there once has been there. With more than 64 fields two may share a bit;
+ * that costs a needless repair. */
+static bool is_repeat(struct level *level, const ProtobufCFieldDescriptor *known)
+{
+    uint64_t bit = UINT64_C(1) << ((known - level->descriptor->fields) & 63);
+    bool seen = level->seen & bit;
+    level->seen |= bit;
+    return seen && known->label != PROTOBUF_C_LABEL_REPEATED;
+}
+
+static int walk_field(struct walk *w, struct level *level, const struct field *f)
 {
     if (!f->usable) {
         w->needs_repair |= f->known || f->wire == WIRE_GROUP;
         return 0;
     }
-    if (f->known->type == PROTOBUF_C_TYPE_MESSAGE)
+    if (f->known->type == PROTOBUF_C_TYPE_MESSAGE) {
+        w->needs_repair |= is_repeat(level, f->known);
         return walk_enter(w, f->known->descriptor, f->value);
+    }
     if (f->known->type == PROTOBUF_C_TYPE_STRING && !decode_text_is_valid(f->value))
         return DECODE_E_TEXT;
     return 0;
@@ -212,16 +233,71 @@ static int walk_run(struct walk *w, const ProtobufCMessageDescriptor *descriptor
         }
         r = field_next(level->descriptor, &level->rest, &f);
         if (r == 0)
-            r = walk_field(w, &f);
+            r = walk_field(w, level, &f);
     }
     return r;
 }
 
 /* ---- the second ---- */
 
-/* Writes the message without what protobuf-c would refuse. The first pass has checked all of it. */
-static void repair(const ProtobufCMessageDescriptor *descriptor, struct bytes s, struct buf *out)
+/* One takes the other's place: the same field, or another member of its oneof. */
+static bool is_rival(const struct field *f, const ProtobufCFieldDescriptor *known)
 {
+    if (!f->usable)
+        return false;
+    return f->known == known || (f->known->flags & known->flags & PROTOBUF_C_FIELD_FLAG_ONEOF &&
+                                 f->known->quantifier_offset == known->quantifier_offset);
+}
+
+static bool has_rival(const ProtobufCMessageDescriptor *descriptor, struct bytes s,
+                      const ProtobufCFieldDescriptor *known)
+{
+    while (s.len) {
+        struct field f;
+        check(field_next(descriptor, &s, &f) == 0);
+        if (is_rival(&f, known))
+            return true;
+    }
+    return false;
+}
+
+/* What Go makes of a field's occurrences: they are read as one, but for those before another member
+ * of the oneof. */
+static void merge(const ProtobufCMessageDescriptor *descriptor, struct bytes s,
+                  const ProtobufCFieldDescriptor *known, struct buf *out)
+{
+    while (s.len) {
+        struct field f;
+        check(field_next(descriptor, &s, &f) == 0);
+        if (!is_rival(&f, known))
+            continue;
+        if (f.known == known)
+            buf_append_bytes(out, f.value);
+        else
+            buf_clear(out);
+    }
+}
+
+static void repair(const ProtobufCMessageDescriptor *descriptor, struct bytes s, struct buf *out);
+
+static void repair_inner(const ProtobufCFieldDescriptor *known, struct bytes message,
+                         struct buf *out)
+{
+    _cleanup_(buf_deinit) struct buf inner = BUF_NULL;
+    repair(known->descriptor, message, &inner);
+    buf_append_varint(out, (uint64_t)known->id << 3 | WIRE_BYTES);
+    buf_append_varint(out, inner.len);
+    buf_append_bytes(out, buf_bytes(&inner));
+}
+
+/* Writes the message without what protobuf-c would refuse, and what Go would merge as one, in the
+ * place of the last. The first pass has checked all of it. At each level it takes time in
+ * proportion to the size: the search for a rival ends at the next one, and merge() runs once for
+ * each field. */
+static void repair(const ProtobufCMessageDescriptor *descriptor, struct bytes message,
+                   struct buf *out)
+{
+    struct bytes s = message;
     while (s.len) {
         struct bytes whole = s;
         struct field f;
@@ -230,13 +306,13 @@ static void repair(const ProtobufCMessageDescriptor *descriptor, struct bytes s,
             continue;
         if (!f.known || f.known->type != PROTOBUF_C_TYPE_MESSAGE) {
             buf_append(out, whole.data, whole.len - s.len);
-            continue;
+        } else if (f.known->label == PROTOBUF_C_LABEL_REPEATED) {
+            repair_inner(f.known, f.value, out);
+        } else if (!has_rival(descriptor, s, f.known)) {
+            _cleanup_(buf_deinit) struct buf merged = BUF_NULL;
+            merge(descriptor, message, f.known, &merged);
+            repair_inner(f.known, buf_bytes(&merged), out);
         }
-        _cleanup_(buf_deinit) struct buf inner = BUF_NULL;
-        repair(f.known->descriptor, f.value, &inner);
-        buf_append_varint(out, f.number << 3 | WIRE_BYTES);
-        buf_append_varint(out, inner.len);
-        buf_append_bytes(out, buf_bytes(&inner));
     }
 }
 
@@ -258,7 +334,7 @@ int decode_message(const ProtobufCMessageDescriptor *descriptor, struct bytes *e
     int r = walk_run(&w, descriptor, *encoded);
     if (r)
         return r;
-    if (w.deepest > DECODE_DEPTH_MAX)
+    if (w.deepest > (w.needs_repair ? DECODE_REPAIR_DEPTH_MAX : DECODE_DEPTH_MAX))
         return DECODE_E_DEPTH;
     if (w.needs_repair) {
         _cleanup_(buf_deinit) struct buf repaired = BUF_NULL;

@@ -87,13 +87,63 @@ static void test_depth(void **state)
         DECODE_E_RECURSION);
 }
 
+static struct buf from_hex(const char *hex)
+{
+    struct buf b = BUF_NULL;
+
+    for (; *hex; hex += 2) {
+        uint8_t byte;
+
+        assert_int_equal(sscanf(hex, "%2hhx", &byte), 1);
+        buf_append_u8(&b, byte);
+    }
+    return b;
+}
+
+struct repair_case {
+    const char *hex;
+    const char *repaired; /* NULL: refused */
+};
+
+static void assert_repair(const ProtobufCMessageDescriptor *descriptor, const struct repair_case *c)
+{
+    _cleanup_(buf_deinit) struct buf original = from_hex(c->hex);
+    struct bytes encoded = buf_bytes(&original);
+    _cleanup_(arena_deinit) struct arena arena;
+    void *message = NULL;
+
+    arena_init(&arena);
+    int r = decode_message(descriptor, &encoded, &arena, &message);
+    assert_int_equal(r, c->repaired ? 0 : DECODE_E_WIRE);
+    if (!c->repaired)
+        return;
+    _cleanup_(buf_deinit) struct buf want = from_hex(c->repaired);
+    if (!bytes_equal(encoded, buf_bytes(&want)))
+        fail_msg("%s does not become %s", c->hex, c->repaired);
+    if (strcmp(c->hex, c->repaired) == 0)
+        assert_ptr_equal(encoded.data, original.data);
+}
+
+/* Rewriting copies the message at every level. */
+static void test_repair_depth(void **state)
+{
+    for (unsigned depth = DECODE_REPAIR_DEPTH_MAX; depth <= DECODE_REPAIR_DEPTH_MAX + 1; depth++) {
+        _cleanup_(buf_deinit) struct buf deep = nested_txn(depth);
+        _cleanup_(arena_deinit) struct arena arena;
+        void *message = NULL;
+
+        buf_append(&deep, "\x7b\x7c", 2); /* an empty group behind it all */
+        arena_init(&arena);
+        assert_int_equal(
+            decode(&etcdserverpb__txn_request__descriptor, buf_bytes(&deep), &arena, &message),
+            depth <= DECODE_REPAIR_DEPTH_MAX ? 0 : DECODE_E_DEPTH);
+    }
+}
+
 /* What Go sees as unknown fields though we know their numbers. */
 static void test_repair(void **state)
 {
-    static const struct {
-        const char *hex;
-        const char *repaired; /* NULL: refused */
-    } cases[] = {
+    static const struct repair_case cases[] = {
         {"0A016B", "0A016B"},
         {"0A016B1A0178", "0A016B"},           /* lease as bytes */
         {"0805", ""},                         /* key as a number */
@@ -111,29 +161,54 @@ static void test_repair(void **state)
         {"18FFFFFFFFFFFFFFFFFF01", "18FFFFFFFFFFFFFFFFFF01"},
         {"8080808010", NULL}, /* number 2^29 */
     };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_repair(&etcdserverpb__put_request__descriptor, &cases[i]);
+}
+
+/* RequestOp: a oneof of range (0A), put (12), deletion (1A) and transaction (22). What Go's library
+ * makes of each was asked of it. */
+static void test_repeats(void **state)
+{
+    static const struct repair_case cases[] = {
+        {"12030A0161", "12030A0161"},
+        {"12030A01611203120162", "12060A0161120162"}, /* put { key a } put { value b } */
+        {"12030A01611203120162120218071200", "12080A01611201621807"},
+        {"12001200", "1200"},
+        {"12030A01610A030A01721203120162", "1203120162"},       /* put, range, put: the last */
+        {"12030A016112031201620A030A0172", "0A030A0172"},       /* put, put, range: the range */
+        {"0A030A017212030A01611203120162", "12060A0161120162"}, /* range, put, put: the puts */
+        {"0A030A017212030A0161", "0A030A017212030A0161"},       /* protobuf-c takes the last, too */
+        {"12030A016108051203120162", "12060A0161120162"},       /* a range as a number is none */
+        {"12030A01617B7C1203120162F80105", "12060A0161120162F80105"},
+        {"220212002202120022021A00", "2206120012001A00"}, /* lists grow */
+        {"22071205120312016122091207120512016212002202120A", NULL},
+        {"22091207120312016112002200", "220712051203120161"}, /* a repeat inside */
+        {"2202120022001200120A", NULL},
+    };
+    static const struct repair_case list = {"12001200", "12001200"}; /* of a transaction */
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_repair(&etcdserverpb__request_op__descriptor, &cases[i]);
+    assert_repair(&etcdserverpb__txn_request__descriptor, &list);
+}
+
+/* No oneof: protobuf-c would merge them, but takes a zero for absent. */
+static void test_repeat_of_a_field(void **state)
+{
+    _cleanup_(buf_deinit) struct buf original = from_hex("1205080112016112020800");
+    struct bytes encoded = buf_bytes(&original);
     _cleanup_(arena_deinit) struct arena arena;
+    void *message = NULL;
 
     arena_init(&arena);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        uint8_t bytes[64];
-        size_t len = strlen(cases[i].hex) / 2;
-        struct bytes encoded = bytes_of(bytes, len);
-        void *message = NULL;
-
-        for (size_t j = 0; j < len; j++)
-            sscanf(cases[i].hex + 2 * j, "%2hhx", &bytes[j]);
-        int r = decode_message(&etcdserverpb__put_request__descriptor, &encoded, &arena, &message);
-        assert_int_equal(r, cases[i].repaired ? 0 : DECODE_E_WIRE);
-        if (!cases[i].repaired)
-            continue;
-        assert_int_equal(encoded.len, strlen(cases[i].repaired) / 2);
-        for (size_t j = 0; j < encoded.len; j++) {
-            uint8_t want;
-
-            sscanf(cases[i].repaired + 2 * j, "%2hhx", &want);
-            assert_int_equal(encoded.data[j], want);
-        }
-    }
+    assert_int_equal(decode_message(&etcdserverpb__auth_role_grant_permission_request__descriptor,
+                                    &encoded, &arena, &message),
+                     0);
+    const Etcdserverpb__AuthRoleGrantPermissionRequest *r = message;
+    assert_int_equal(r->perm->permtype, 0);
+    assert_int_equal(r->perm->key.len, 1);
+    assert_int_equal(encoded.len, 9);
 }
 
 /* The same inside: success { put { key, lease as bytes } }. */
@@ -231,10 +306,16 @@ static void test_garbage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_put),           cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_text),          cmocka_unit_test(test_string_field),
-        cmocka_unit_test(test_garbage),       cmocka_unit_test(test_repair),
+        cmocka_unit_test(test_put),
+        cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_string_field),
+        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_repair),
         cmocka_unit_test(test_repair_nested),
+        cmocka_unit_test(test_repeats),
+        cmocka_unit_test(test_repeat_of_a_field),
+        cmocka_unit_test(test_repair_depth),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -205,6 +205,16 @@ bool alarms_corrupt(const struct alarms *a)
     return atomic_load_explicit(&a->n_corrupt, memory_order_acquire) > 0;
 }
 
+bool alarms_active(struct alarms *a, uint64_t member, Etcdserverpb__AlarmType type)
+{
+    bool active;
+
+    pthread_mutex_lock(&a->lock);
+    active = find(a, &(struct alarm){member, type}) != NULL;
+    pthread_mutex_unlock(&a->lock);
+    return active;
+}
+
 void alarms_describe(struct alarms *a, uint32_t field, struct buf *out)
 {
     pthread_mutex_lock(&a->lock);

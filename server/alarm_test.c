@@ -11,48 +11,13 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "storage/test_dir.h"
+#define TABLE alarms
+#include "server/test_table.h"
 
 #define ACTION(x) ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__##x
 #define TYPE(x) ETCDSERVERPB__ALARM_TYPE__##x
 
 static const uint64_t member = 0x1e8d52ac5ed69329;
-
-struct fixture {
-    struct db *db;
-    struct db_batch *batch;
-    struct alarms *alarms;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = mem_new(struct fixture);
-
-    f->db = test_db_open("memory");
-    f->batch = db_batch_new();
-    assert_int_equal(alarms_open(&f->alarms, f->db), 0);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-
-    alarms_close(f->alarms);
-    db_batch_free(f->batch);
-    db_close(f->db);
-    free(f);
-    return 0;
-}
-
-static void reopen(struct fixture *f)
-{
-    assert_int_equal(db_write(f->db, f->batch), 0);
-    db_batch_clear(f->batch);
-    f->alarms = alarms_close(f->alarms);
-    assert_int_equal(alarms_open(&f->alarms, f->db), 0);
-}
 
 /* "member:type member:type" */
 static void assert_answer(const struct buf *out, const char *expected)
@@ -78,7 +43,7 @@ static void apply(struct fixture *f, int action, uint64_t id, int type, const ch
     q.action = (Etcdserverpb__AlarmRequest__AlarmAction)action;
     q.memberid = id;
     q.alarm = (Etcdserverpb__AlarmType)type;
-    alarms_apply(f->alarms, f->batch, &q, expected ? &out : NULL);
+    alarms_apply(f->table, f->batch, &q, expected ? &out : NULL);
     if (expected)
         assert_answer(&out, expected);
     buf_deinit(&out);
@@ -125,17 +90,17 @@ static void test_flags(void **state)
 {
     struct fixture *f = *state;
 
-    assert_true(!alarms_no_space(f->alarms) && !alarms_corrupt(f->alarms));
+    assert_true(!alarms_no_space(f->table) && !alarms_corrupt(f->table));
     apply(f, ACTION(ACTIVATE), 5, TYPE(NOSPACE), NULL);
     apply(f, ACTION(ACTIVATE), 6, TYPE(NOSPACE), NULL);
-    assert_true(alarms_no_space(f->alarms) && !alarms_corrupt(f->alarms));
+    assert_true(alarms_no_space(f->table) && !alarms_corrupt(f->table));
     apply(f, ACTION(DEACTIVATE), 5, TYPE(NOSPACE), NULL);
-    assert_true(alarms_no_space(f->alarms));
+    assert_true(alarms_no_space(f->table));
     apply(f, ACTION(DEACTIVATE), 6, TYPE(NOSPACE), NULL);
-    assert_false(alarms_no_space(f->alarms));
+    assert_false(alarms_no_space(f->table));
     apply(f, ACTION(ACTIVATE), 6, TYPE(CORRUPT), NULL);
     reopen(f);
-    assert_true(!alarms_no_space(f->alarms) && alarms_corrupt(f->alarms));
+    assert_true(!alarms_no_space(f->table) && alarms_corrupt(f->table));
 }
 
 static void test_stored_as_etcd(void **state)
@@ -159,7 +124,7 @@ static void test_describe(void **state)
 
     apply(f, ACTION(ACTIVATE), 5, TYPE(NOSPACE), NULL);
     apply(f, ACTION(ACTIVATE), member, TYPE(CORRUPT), NULL);
-    alarms_describe(f->alarms, 8, &out);
+    alarms_describe(f->table, 8, &out);
     Etcdserverpb__StatusResponse *r =
         etcdserverpb__status_response__unpack(NULL, out.len, out.data);
     assert_non_null(r);
@@ -180,7 +145,7 @@ static void test_many(void **state)
     for (uint64_t id = 1; id <= FAR; id++)
         apply(f, ACTION(ACTIVATE), id, TYPE(NOSPACE), NULL);
     reopen(f);
-    alarms_encode(f->alarms, TYPE(NONE), 2, &out);
+    alarms_encode(f->table, TYPE(NONE), 2, &out);
     Etcdserverpb__AlarmResponse *r = etcdserverpb__alarm_response__unpack(NULL, out.len, out.data);
     n = r->n_alarms;
     etcdserverpb__alarm_response__free_unpacked(r, NULL);
@@ -190,16 +155,8 @@ static void test_many(void **state)
 
 static void test_damaged_record(void **state)
 {
-    struct fixture *f = *state;
-    struct alarms *a = NULL;
-
-    db_batch_put(f->batch, BYTES_LIT("s\x08"), BYTES_NULL);
-    assert_int_equal(db_write(f->db, f->batch), 0);
-    assert_int_equal(alarms_open(&a, f->db), -EBADMSG);
-    assert_null(a);
+    assert_damaged(*state, BYTES_LIT("s\x08"), BYTES_NULL);
 }
-
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {

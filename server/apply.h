@@ -3,9 +3,10 @@
  * The apply worker: committed entries in order, their effects and the applied index in one write
  * batch, then the answers.
  *
- * Thread: apply_turn() from the apply thread; apply_now() and the push functions from the raft
- * thread.
- * A lock lets one turn run at a time, on whichever of the two.
+ * Thread: entries are applied in an *apply turn*: one at a time, under apply's turn lock.
+ * apply_turn() runs one on the apply thread, apply_now() on the raft thread. Elsewhere "Thread: the
+ * apply turn" means: inside of one, so by one thread at a time, and each sees what the last one
+ * did. The push functions: the raft thread. apply_wait(): the apply thread. apply_wake(): any.
  */
 #pragma once
 
@@ -24,6 +25,8 @@ struct housekeeper;
 
 enum { APPLY_NOW_ENTRIES_MAX = 2, APPLY_NOW_BYTES_MAX = 4096 };
 enum { APPLY_TURN_ENTRIES_MAX = 4096, APPLY_TURN_BYTES_MAX = 16 << 20 };
+/* Answers that wait for the NOSPACE alarm; more than that don't wait for it. */
+enum { APPLY_HELD_MAX = 32768 };
 
 struct apply_options {
     struct db *db;
@@ -37,16 +40,20 @@ struct apply_options {
     uint64_t applied;   /* what the database holds */
     uint64_t replay_to; /* last index of the log at the start */
     int64_t warning_duration_ns;
+    int64_t quota_bytes; /* negative: off */
+    /* An entry went over the quota: proposes this member's NOSPACE alarm, if it isn't under way.
+     * Called at the end of every write until the alarm has been applied. */
+    void (*raise_alarm)(void *arg);
+    void *raise_alarm_arg;
 };
 
 struct apply *apply_new(const struct apply_options *options);
 struct apply *apply_free(struct apply *a);
 void apply_set_node(struct apply *a, struct node *node); /* before the first turn */
 
-/* Applies the entries on the calling (raft) thread, if they are few and small, the apply worker is
- * idle
- * and has nothing waiting: with one client that spares a change of threads. False: push them.
- * *ret_error: as apply_turn(). */
+/* Applies the entries at once, if they are few and small, no turn runs and nothing waits for one:
+ * with one client that spares a change of threads. False: push them. *ret_error: as apply_turn().
+ * */
 bool apply_now(struct apply *a, const struct raft_entry *entries, size_t n, int *ret_error);
 /* Take references. Entries must continue where the last push ended. */
 void apply_push_entries(struct apply *a, const struct raft_entry *entries, size_t n);

@@ -3,7 +3,7 @@
  * The members of the cluster: the replicated table, its stored form (etcd's JSON), and the ids
  * (etcd's SHA-1 rules).
  *
- * Thread: changes from the apply thread; reads from any (one mutex inside).
+ * Thread: changes in the apply turn; reads from any (one mutex inside).
  */
 #pragma once
 

@@ -7,8 +7,8 @@
 #include <cmocka.h>
 #include <errno.h>
 
-#include "base/mem.h"
-#include "storage/test_dir.h"
+#define TABLE members
+#include "server/test_table.h"
 
 static uint64_t id_of(const char *url, const char *token)
 {
@@ -86,42 +86,6 @@ static void test_json_strings(void **state)
 
 /* ---- the table ---- */
 
-struct fixture {
-    struct db *db;
-    struct db_batch *batch;
-    struct members *members;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = mem_new(struct fixture);
-
-    f->db = test_db_open("memory");
-    f->batch = db_batch_new();
-    assert_int_equal(members_open(&f->members, f->db), 0);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-
-    members_close(f->members);
-    db_batch_free(f->batch);
-    db_close(f->db);
-    free(f);
-    return 0;
-}
-
-static void reopen(struct fixture *f)
-{
-    assert_int_equal(db_write(f->db, f->batch), 0);
-    db_batch_clear(f->batch);
-    f->members = members_close(f->members);
-    assert_int_equal(members_open(&f->members, f->db), 0);
-}
-
 static void visit_text(void *arg, const struct member *m)
 {
     member_json(arg, m);
@@ -132,7 +96,7 @@ static void assert_members(struct fixture *f, const char *expected)
 {
     struct buf out = BUF_NULL;
 
-    members_visit(f->members, visit_text, &out);
+    members_visit(f->table, visit_text, &out);
     assert_string_equal(buf_cstr(&out), expected);
     buf_deinit(&out);
 }
@@ -148,7 +112,7 @@ static int change(struct fixture *f, Raftpb__ConfChangeType type, uint64_t node,
     c.type = type;
     c.node_id = node;
     c.context = (ProtobufCBinaryData){strlen(context), (uint8_t *)(uintptr_t)context};
-    r = members_apply_conf_change(f->members, f->batch, &c, &told);
+    r = members_apply_conf_change(f->table, f->batch, &c, &told);
     *ret_node = told.node_id;
     return r;
 }
@@ -179,7 +143,7 @@ static void test_add_and_reload(void **state)
     reopen(f);
     assert_members(f, both);
     struct raft_conf_state conf;
-    members_conf(f->members, &conf);
+    members_conf(f->table, &conf);
     assert_int_equal(conf.voters.len, 2);
     assert_true(conf.voters.ids[0] == 7 && conf.voters.ids[1] == UINT64_MAX - 5);
     assert_true(conf.learners.len == 0 && conf.voters_outgoing.len == 0 &&
@@ -201,17 +165,17 @@ static void test_attributes(void **state)
     attributes.n_client_urls = 2;
     q.member_id = 7;
     q.member_attributes = &attributes;
-    assert_int_equal(members_apply_attributes(f->members, f->batch, &q), 1);
+    assert_int_equal(members_apply_attributes(f->table, f->batch, &q), 1);
     assert_int_equal(db_batch_count(f->batch), 0);
     assert_int_equal(change(f, ADD, 7, "{\"id\":7,\"peerURLs\":[\"http://a:1\"]}", &node), 0);
-    assert_int_equal(members_apply_attributes(f->members, f->batch, &q), 0);
+    assert_int_equal(members_apply_attributes(f->table, f->batch, &q), 0);
     reopen(f);
     assert_members(
         f, "{\"id\":7,\"peerURLs\":[\"http://"
            "a:1\"],\"name\":\"bad\ufffdname\",\"clientURLs\":[\"http://c:1\",\"http://c:2\"]}\n");
     attributes.name = (char *)"n";
     attributes.n_client_urls = 0;
-    assert_int_equal(members_apply_attributes(f->members, f->batch, &q), 0);
+    assert_int_equal(members_apply_attributes(f->table, f->batch, &q), 0);
     reopen(f);
     assert_members(f, "{\"id\":7,\"peerURLs\":[\"http://a:1\"],\"name\":\"n\"}\n");
 }
@@ -221,15 +185,15 @@ static void test_version(void **state)
     struct fixture *f = *state;
     char version[16];
 
-    members_cluster_version(f->members, version);
+    members_cluster_version(f->table, version);
     assert_string_equal(version, "");
-    assert_int_equal(members_apply_version(f->members, f->batch, "3.7.0"), 0);
-    members_cluster_version(f->members, version);
+    assert_int_equal(members_apply_version(f->table, f->batch, "3.7.0"), 0);
+    members_cluster_version(f->table, version);
     assert_string_equal(version, "3.7.0");
     reopen(f);
-    members_cluster_version(f->members, version);
+    members_cluster_version(f->table, version);
     assert_string_equal(version, "3.7.0");
-    assert_true(members_apply_version(f->members, f->batch, "3.7.0-much.too.long") < 0);
+    assert_true(members_apply_version(f->table, f->batch, "3.7.0-much.too.long") < 0);
 }
 
 /* What this version can't apply stops the member; nothing is skipped. */
@@ -258,19 +222,12 @@ static void test_refused(void **state)
 
 static void test_damaged_record(void **state)
 {
-    struct fixture *f = *state;
-    struct members *m = NULL;
     struct buf key = BUF_NULL;
 
     schema_member(&key, 7);
-    db_batch_put(f->batch, buf_bytes(&key), BYTES_LIT("{\"id\":7,"));
-    assert_int_equal(db_write(f->db, f->batch), 0);
-    assert_int_equal(members_open(&m, f->db), -EBADMSG);
-    assert_null(m);
+    assert_damaged(*state, buf_bytes(&key), BYTES_LIT("{\"id\":7,"));
     buf_deinit(&key);
 }
-
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {

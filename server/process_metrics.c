@@ -2,18 +2,12 @@
 /*
  * The process as Prometheus sees it (see process_metrics.h).
  *
- * Several families come from one file of /proc, which is read once for all of them: families are
- * rendered in the order of their names, so the first of each group takes the sample and those after
- * it show it.
+ * Several families come from one look at the system. Families are rendered in the order of their
+ * names, so the first of each group looks and those behind it show what it saw (the table `rows`).
+ * What can't be looked at now (no descriptor is left, say) keeps its last value; what could not be
+ * looked at when the metrics were registered is not there at all.
  *
- *   group     first                                 after it
- *   fds       os_fd_used                            process_open_fds
- *   stat      process_cpu_seconds_total             _resident_memory_bytes, _virtual_memory_bytes
- *   network   process_network_receive_bytes_total   _transmit_bytes_total
- *
- * A file that can't be read (no descriptor is left, say) leaves the sample before it in place.
- *
- * Thread: whoever renders, under the registry's lock, which guards the sample.
+ * Thread: whoever renders, under the registry's lock, which guards `seen`.
  */
 #include "server/process_metrics.h"
 
@@ -30,11 +24,11 @@
 enum { PROC_FILE_BYTES_MAX = 16384 };
 
 static struct {
-    struct process_stat stat;
-    uint64_t received_bytes;
-    uint64_t transmitted_bytes;
-    uint64_t open_fds;
-} sample;
+    double fds, fds_max;
+    double cpu_seconds, start_s;
+    double resident_bytes, virtual_bytes, virtual_bytes_max;
+    double received_bytes, transmitted_bytes;
+} seen;
 
 /* ---- /proc ---- */
 
@@ -103,133 +97,7 @@ bool process_netstat_parse(const char *text, uint64_t *ret_in_bytes, uint64_t *r
     return in && out;
 }
 
-static bool sample_stat(void)
-{
-    char text[PROC_FILE_BYTES_MAX];
-
-    return proc_read("/proc/self/stat", text) &&
-           process_stat_parse(text, (uint64_t)sysconf(_SC_CLK_TCK), (uint64_t)sysconf(_SC_PAGESIZE),
-                              &sample.stat);
-}
-
-static bool sample_network(void)
-{
-    char text[PROC_FILE_BYTES_MAX];
-
-    return proc_read("/proc/self/net/netstat", text) &&
-           process_netstat_parse(text, &sample.received_bytes, &sample.transmitted_bytes);
-}
-
-/* Without the descriptor that counting takes. */
-static bool sample_fds(void)
-{
-    DIR *d = opendir("/proc/self/fd");
-
-    if (!d)
-        return false;
-    uint64_t n = 0;
-    for (const struct dirent *e = readdir(d); e; e = readdir(d))
-        n += e->d_name[0] != '.';
-    closedir(d);
-    sample.open_fds = n - 1;
-    return true;
-}
-
-/* ---- the metrics ---- */
-
-/* As etcd shows "unlimited": the largest 64-bit number. */
-static double limit(int resource)
-{
-    struct rlimit l;
-
-    return getrlimit(resource, &l) == 0 ? (double)l.rlim_cur : 0;
-}
-
-static double read_fd_limit(void *arg)
-{
-    (void)arg;
-    return limit(RLIMIT_NOFILE);
-}
-
-static double read_fds_first(void *arg)
-{
-    (void)arg;
-    (void)sample_fds();
-    return (double)sample.open_fds;
-}
-
-static double read_fds(void *arg)
-{
-    (void)arg;
-    return (double)sample.open_fds;
-}
-
-static double read_cpu_first(void *arg)
-{
-    (void)arg;
-    (void)sample_stat();
-    return sample.stat.cpu_seconds;
-}
-
-static double read_resident(void *arg)
-{
-    (void)arg;
-    return (double)sample.stat.resident_bytes;
-}
-
-static double read_virtual(void *arg)
-{
-    (void)arg;
-    return (double)sample.stat.virtual_bytes;
-}
-
-static double read_virtual_max(void *arg)
-{
-    (void)arg;
-    return limit(RLIMIT_AS);
-}
-
-static double read_received_first(void *arg)
-{
-    (void)arg;
-    (void)sample_network();
-    return (double)sample.received_bytes;
-}
-
-static double read_transmitted(void *arg)
-{
-    (void)arg;
-    return (double)sample.transmitted_bytes;
-}
-
-#define PROCESS_METRIC(var, metric_name, metric_kind, reader, text)                                \
-    static struct metric var = {.read = (reader)};                                                 \
-    static struct metric_family var##_family = {                                                   \
-        .name = (metric_name), .help = (text), .kind = (metric_kind)};
-
-PROCESS_METRIC(fd_limit, "os_fd_limit", METRIC_GAUGE, read_fd_limit, "The file descriptor limit.")
-PROCESS_METRIC(fd_used, "os_fd_used", METRIC_GAUGE, read_fds_first,
-               "The number of used file descriptors.")
-PROCESS_METRIC(max_fds, "process_max_fds", METRIC_GAUGE, read_fd_limit,
-               "Maximum number of open file descriptors.")
-PROCESS_METRIC(open_fds, "process_open_fds", METRIC_GAUGE, read_fds,
-               "Number of open file descriptors.")
-PROCESS_METRIC(cpu_seconds, "process_cpu_seconds_total", METRIC_COUNTER, read_cpu_first,
-               "Total user and system CPU time spent in seconds.")
-PROCESS_METRIC(resident, "process_resident_memory_bytes", METRIC_GAUGE, read_resident,
-               "Resident memory size in bytes.")
-PROCESS_METRIC(virtual_memory, "process_virtual_memory_bytes", METRIC_GAUGE, read_virtual,
-               "Virtual memory size in bytes.")
-PROCESS_METRIC(virtual_max, "process_virtual_memory_max_bytes", METRIC_GAUGE, read_virtual_max,
-               "Maximum amount of virtual memory available in bytes.")
-PROCESS_METRIC(start_time, "process_start_time_seconds", METRIC_GAUGE, NULL,
-               "Start time of the process since unix epoch in seconds.")
-PROCESS_METRIC(received, "process_network_receive_bytes_total", METRIC_COUNTER, read_received_first,
-               "Number of bytes received by the process over the network.")
-PROCESS_METRIC(transmitted, "process_network_transmit_bytes_total", METRIC_COUNTER,
-               read_transmitted, "Number of bytes sent by the process over the network.")
-
-#define REGISTER(var) metrics_register(&var##_family, &var)
+/* ---- looking ---- */
 
 static double seconds(clockid_t clock)
 {
@@ -239,34 +107,127 @@ static double seconds(clockid_t clock)
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-/* It does not change when someone sets the clock later. */
-static void set_start_time(void)
+/* The start does not change when someone sets the clock later. */
+static bool look_at_stat(void)
 {
-    double boot_s = seconds(CLOCK_REALTIME) - seconds(CLOCK_BOOTTIME);
+    uint64_t ticks_per_s = (uint64_t)sysconf(_SC_CLK_TCK);
+    uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+    char text[PROC_FILE_BYTES_MAX];
+    struct process_stat stat;
 
-    metric_set(&start_time, (double)(int64_t)((boot_s + sample.stat.start_s) * 100) / 100);
+    if (!proc_read("/proc/self/stat", text) ||
+        !process_stat_parse(text, ticks_per_s, page_bytes, &stat))
+        return false;
+    seen.cpu_seconds = stat.cpu_seconds;
+    seen.resident_bytes = (double)stat.resident_bytes;
+    seen.virtual_bytes = (double)stat.virtual_bytes;
+    if (seen.start_s == 0) {
+        double boot_s = seconds(CLOCK_REALTIME) - seconds(CLOCK_BOOTTIME);
+        seen.start_s = (double)(int64_t)((boot_s + stat.start_s) * 100) / 100;
+    }
+    return true;
+}
+
+static bool look_at_network(void)
+{
+    char text[PROC_FILE_BYTES_MAX];
+    uint64_t in, out;
+
+    if (!proc_read("/proc/self/net/netstat", text) || !process_netstat_parse(text, &in, &out))
+        return false;
+    seen.received_bytes = (double)in;
+    seen.transmitted_bytes = (double)out;
+    return true;
+}
+
+/* Without the descriptor that counting takes. */
+static bool look_at_fds(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+
+    if (!d)
+        return false;
+    uint64_t n = 0;
+    for (const struct dirent *e = readdir(d); e; e = readdir(d))
+        n += e->d_name[0] != '.';
+    closedir(d);
+    seen.fds = (double)(n - 1);
+    return true;
+}
+
+/* "Unlimited" as etcd shows it: the largest 64-bit number. */
+static bool look_at_limits(void)
+{
+    struct rlimit l;
+
+    seen.fds_max = getrlimit(RLIMIT_NOFILE, &l) == 0 ? (double)l.rlim_cur : 0;
+    seen.virtual_bytes_max = getrlimit(RLIMIT_AS, &l) == 0 ? (double)l.rlim_cur : 0;
+    return true;
+}
+
+/* ---- the metrics ---- */
+
+struct row {
+    struct metric_family family;
+    bool (*look)(void); /* NULL: the row above has looked */
+    const double *value;
+    struct metric metric;
+};
+
+#define ROW(metric_name, metric_kind, look, field, text)                                           \
+    {                                                                                              \
+        {.name = (metric_name), .help = (text), .kind = METRIC_##metric_kind}, look, &seen.field,  \
+        {                                                                                          \
+            0                                                                                      \
+        }                                                                                          \
+    }
+
+/* By group, and by name in each. */
+static struct row rows[] = {
+    ROW("os_fd_used", GAUGE, look_at_fds, fds, "The number of used file descriptors."),
+    ROW("process_open_fds", GAUGE, NULL, fds, "Number of open file descriptors."),
+
+    ROW("os_fd_limit", GAUGE, look_at_limits, fds_max, "The file descriptor limit."),
+    ROW("process_max_fds", GAUGE, NULL, fds_max, "Maximum number of open file descriptors."),
+    ROW("process_virtual_memory_max_bytes", GAUGE, NULL, virtual_bytes_max,
+        "Maximum amount of virtual memory available in bytes."),
+
+    ROW("process_cpu_seconds_total", COUNTER, look_at_stat, cpu_seconds,
+        "Total user and system CPU time spent in seconds."),
+    ROW("process_resident_memory_bytes", GAUGE, NULL, resident_bytes,
+        "Resident memory size in bytes."),
+    ROW("process_start_time_seconds", GAUGE, NULL, start_s,
+        "Start time of the process since unix epoch in seconds."),
+    ROW("process_virtual_memory_bytes", GAUGE, NULL, virtual_bytes,
+        "Virtual memory size in bytes."),
+
+    ROW("process_network_receive_bytes_total", COUNTER, look_at_network, received_bytes,
+        "Number of bytes received by the process over the network."),
+    ROW("process_network_transmit_bytes_total", COUNTER, NULL, transmitted_bytes,
+        "Number of bytes sent by the process over the network."),
+};
+
+static double show(void *arg)
+{
+    const struct row *row = arg;
+
+    if (row->look)
+        (void)row->look();
+    return *row->value;
 }
 
 void process_metrics_register(void)
 {
-    if (fd_limit.family)
+    bool is_there = false;
+
+    if (rows[0].metric.arg)
         return;
-    REGISTER(fd_limit);
-    REGISTER(max_fds);
-    REGISTER(virtual_max);
-    if (sample_fds()) {
-        REGISTER(fd_used);
-        REGISTER(open_fds);
-    }
-    if (sample_network()) {
-        REGISTER(received);
-        REGISTER(transmitted);
-    }
-    if (sample_stat()) {
-        REGISTER(cpu_seconds);
-        REGISTER(resident);
-        REGISTER(virtual_memory);
-        REGISTER(start_time);
-        set_start_time();
+    for (struct row *row = rows; row < rows + sizeof(rows) / sizeof(rows[0]); row++) {
+        row->metric.read = show;
+        row->metric.arg = row;
+        if (row->look)
+            is_there = row->look();
+        if (is_there)
+            metrics_register(&row->family, &row->metric);
     }
 }

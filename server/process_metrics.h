@@ -2,8 +2,7 @@
 /*
  * The metrics of the process that every Prometheus client library has (process_*), and etcd's
  * os_fd_*: memory, processor time, file descriptors, network. They cost nothing until someone
- * looks:
- * each is read from /proc when it is rendered.
+ * looks: each is read from /proc when it is rendered.
  */
 #pragma once
 

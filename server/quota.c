@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The space quota: refuses what grows before it is proposed, and raises the NOSPACE alarm for this
- * member. What counts is the live size of the database, refreshed every housekeeper tick, so
+ * The space quota: what grows the store is refused before it is proposed (server_quota_exceeded()),
+ * looked at again when it is applied (apply_entry.c), and either way this member's NOSPACE alarm is
+ * raised. What counts is the live size of the database, refreshed every housekeeper tick, so
  * deletes and a compaction bring room without any defragmentation.
+ *
+ * Quota and size are this member's own, the alarm is everybody's: only the alarm, which is an
+ * entry, may decide what another entry does.
  *
  * Thread: any.
  */
@@ -13,6 +17,8 @@
 #include "server/server_metrics.h"
 #include "server/server_private.h"
 
+#define OP_CASE(x) ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_##x
+
 enum { QUOTA_DEFAULT_BYTES = 2 * INT64_C(1024) * 1024 * 1024 };
 
 int64_t quota_bytes(const struct config *config)
@@ -20,13 +26,70 @@ int64_t quota_bytes(const struct config *config)
     return config->quota_backend_bytes == 0 ? QUOTA_DEFAULT_BYTES : config->quota_backend_bytes;
 }
 
+/* ---- what a request costs ---- */
+
+static uint64_t put_cost(const Etcdserverpb__PutRequest *r)
+{
+    return QUOTA_KEY_COST_BYTES + (uint64_t)r->key.len + r->value.len;
+}
+
+static uint64_t txn_cost(const Etcdserverpb__TxnRequest *r);
+
+static uint64_t ops_cost(Etcdserverpb__RequestOp *const *ops, size_t n)
+{
+    uint64_t cost = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (ops[i]->request_case == OP_CASE(PUT))
+            cost += put_cost(ops[i]->request_put);
+        else if (ops[i]->request_case == OP_CASE(TXN))
+            cost += txn_cost(ops[i]->request_txn);
+    }
+    return cost;
+}
+
+/* The dearer branch. */
+static uint64_t txn_cost(const Etcdserverpb__TxnRequest *r)
+{
+    uint64_t success = ops_cost(r->success, r->n_success);
+    uint64_t failure = ops_cost(r->failure, r->n_failure);
+
+    return success > failure ? success : failure;
+}
+
+uint64_t quota_cost(const Etcdserverpb__InternalRaftRequest *request)
+{
+    if (request->put)
+        return put_cost(request->put);
+    if (request->txn)
+        return txn_cost(request->txn);
+    return request->lease_grant ? QUOTA_LEASE_COST_BYTES : 0;
+}
+
+/* ---- does it fit ---- */
+
+bool quota_exceeded(int64_t quota, uint64_t used_bytes, uint64_t cost_bytes)
+{
+    return cost_bytes > 0 && quota >= 0 && used_bytes + cost_bytes >= (uint64_t)quota;
+}
+
+void quota_raise_alarm(void *arg)
+{
+    struct server *s = arg;
+
+    if (atomic_exchange(&s->raise_alarm.done, false))
+        log_warn("message exceeded backend quota; raising alarm",
+                 LOG_U64("quota-size-bytes", (uint64_t)quota_bytes(s->config)));
+}
+
 bool server_quota_exceeded(struct server *s, uint64_t cost_bytes)
 {
-    int64_t quota = quota_bytes(s->config);
+    uint64_t used_bytes = housekeeper_used_bytes(s->housekeeper);
 
-    if (cost_bytes == 0 || quota < 0 ||
-        housekeeper_used_bytes(s->housekeeper) + cost_bytes < (uint64_t)quota)
+    if (cost_bytes > 0 && disk_room_short(s->room))
+        return true; /* the housekeeper sees to the alarm */
+    if (!quota_exceeded(quota_bytes(s->config), used_bytes, cost_bytes))
         return false;
-    atomic_store(&s->raise_alarm.done, false); /* the housekeeper's next tick proposes it */
+    quota_raise_alarm(s);
     return true;
 }

@@ -4,7 +4,7 @@
  * order. Used for plain reads, for RangeStream's chunks and for ranges inside transactions, so that
  * they can't differ.
  *
- * Thread: any for reads; the apply thread when view->writing.
+ * Thread: any for reads; the apply turn when view->writing.
  */
 #pragma once
 
@@ -14,7 +14,7 @@
 
 struct range_view {
     struct mvcc *mvcc;
-    bool writing;   /* inside the entry that the apply worker executes: sees its own changes */
+    bool writing;   /* inside the entry that the apply turn executes: sees its own changes */
     int64_t pinned; /* > 0: requests without a revision read at this one (read-only transactions) */
 };
 

@@ -178,6 +178,21 @@ static void test_quota_raises_the_alarm(void **state)
     assert_int_equal(put(b, "k", "v"), OUTCOME_OK);
 }
 
+/* It happened; the answer says that there is no space, and comes with the alarm. */
+static void test_over_quota(void **state)
+{
+    struct box *b = box_new(test_dir_new());
+
+    b->config.quota_backend_bytes = 200; /* less than any key costs */
+    start(b);
+    assert_int_equal(put(b, "k", "v"), OUTCOME_NO_SPACE);
+    assert_true(alarms_no_space(b->s->alarms));
+    assert_int_equal(mvcc_revision(b->s->mvcc), 2);
+    assert_int_equal(put(b, "k", "v"), OUTCOME_NO_SPACE);
+    assert_int_equal(mvcc_revision(b->s->mvcc), 2);
+    box_free(b);
+}
+
 /* ---- several clients, and a drain among them ---- */
 
 enum { CLIENTS = 3, CALLS = 600 };
@@ -258,8 +273,14 @@ static void test_clients_and_drain(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(test_ready), T(test_restart), T(test_compactions),
-                                       T(test_quota_raises_the_alarm), T(test_clients_and_drain)};
+    const struct CMUnitTest tests[] = {
+        T(test_ready),
+        T(test_restart),
+        T(test_compactions),
+        T(test_quota_raises_the_alarm),
+        cmocka_unit_test(test_over_quota),
+        T(test_clients_and_drain),
+    };
     log_level_min = LOG_ERROR;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

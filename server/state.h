@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The few facts that every thread may read without asking: who we are, and how far raft and apply
- * have come. Each is written by one thread (named below) and read by all.
+ * have come. Each is written by one at a time (named below) and read by all. "Apply turn" is the
+ * holder of apply's turn lock: the apply thread, or the raft thread in apply_now().
  */
 #pragma once
 
@@ -22,7 +23,7 @@ struct server_state {
         leader_since_ms;      /* raft thread; monotonic, of the last change to a known leader */
     _Atomic bool local_reads; /* raft thread: sole voter, leader, an entry of its term committed:
                                  reads need no round */
-    _Atomic uint64_t applied; /* apply thread; after the effects are visible */
+    _Atomic uint64_t applied; /* apply turn; after the effects are visible */
     _Atomic bool stopping;    /* server_drain() */
 };
 

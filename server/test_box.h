@@ -234,6 +234,26 @@ static inline int box_put(struct box *b, const char *key, const char *value)
     return call_run(b, &c);
 }
 
+/* Too large to be applied on the raft thread: it goes the way of all but the lone quick entry. */
+static inline const char *box_large_value(void)
+{
+    static char value[APPLY_NOW_BYTES_MAX + 1];
+
+    memset(value, 'v', sizeof(value) - 1);
+    return value;
+}
+
+static inline enum outcome box_timed_out(void *arg, const struct request *request)
+{
+    return OUTCOME_TIMEOUT;
+}
+
+/* The time of everything that waits is over. */
+static inline void box_time_out(struct box *b)
+{
+    wait_expire(&b->s->wait, UINT64_MAX - 1, box_timed_out, NULL);
+}
+
 /* ---- the state as text: equal states, equal texts ---- */
 
 static inline void print_member(void *arg, const struct member *m)

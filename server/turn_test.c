@@ -60,15 +60,6 @@ static void test_new_member(void **state)
     assert_int_equal(info.revision, 1);
 }
 
-/* Too large to be applied on the raft thread: it goes the way of all but the lone quick entry. */
-static const char *large_value(void)
-{
-    static char value[APPLY_NOW_BYTES_MAX + 1];
-
-    memset(value, 'v', sizeof(value) - 1);
-    return value;
-}
-
 /* A lone quick entry is applied by the raft turn that made it durable. */
 static void test_put_now(void **state)
 {
@@ -90,7 +81,7 @@ static void test_put(void **state)
     struct box *b = *state;
     struct call c;
 
-    call_put(b, &c, "k", large_value(), 0);
+    call_put(b, &c, "k", box_large_value(), 0);
     server_submit(b->s, &c.request);
     assert_int_equal(c.outcome, CALL_WAITS);
     assert_int_equal(node_turn(b->s->node, ++b->now_ms), 0);
@@ -247,11 +238,6 @@ static void test_held(void **state)
     box_free(b);
 }
 
-static enum outcome timed_out(void *arg, const struct request *request)
-{
-    return OUTCOME_TIMEOUT;
-}
-
 /* Whose request is gone is not proposed any more: before a tick, and after one. */
 static void test_held_and_gone(void **state)
 {
@@ -268,7 +254,7 @@ static void test_held_and_gone(void **state)
         assert_int_equal(node_turn(b->s->node, ++b->now_ms), 0);
         assert_true(server_cancel(b->s, &away.request));
         assert_false(server_cancel(b->s, &away.request));
-        wait_expire(&b->s->wait, UINT64_MAX - 1, timed_out, NULL);
+        box_time_out(b);
         assert_int_equal(late.outcome, OUTCOME_TIMEOUT);
         assert_int_equal(read.outcome, OUTCOME_TIMEOUT);
         b->now_ms += 1000 * (uint64_t)ticks;
@@ -288,10 +274,10 @@ static void test_result_without_waiter(void **state)
     struct box *b = *state;
     struct call c;
 
-    call_put(b, &c, "k", large_value(), 0);
+    call_put(b, &c, "k", box_large_value(), 0);
     server_submit(b->s, &c.request);
     assert_int_equal(node_turn(b->s->node, ++b->now_ms), 0);
-    wait_expire(&b->s->wait, UINT64_MAX - 1, timed_out, NULL);
+    box_time_out(b);
     box_run(b);
     assert_int_equal(c.n_finished, 1);
     assert_int_equal(c.outcome, OUTCOME_TIMEOUT);
@@ -503,46 +489,6 @@ static void test_compaction(void **state)
     assert_member_lives(b);
 }
 
-static void test_alarms(void **state)
-{
-    struct box *b = *state;
-    struct call c;
-#define REFUSED(expected)                                                                          \
-    assert_int_equal(box_put(b, "k", "v"), expected);                                              \
-    call_txn(b, &c, "k", "l");                                                                     \
-    assert_int_equal(call_run(b, &c), expected);                                                   \
-    call_grant(b, &c, 5, 60);                                                                      \
-    assert_int_equal(call_run(b, &c), expected)
-
-    assert_int_equal(box_put(b, "a", "v"), OUTCOME_OK);
-    call_alarm(b, &c, true, ETCDSERVERPB__ALARM_TYPE__NOSPACE);
-    assert_int_equal(call_run(b, &c), OUTCOME_OK);
-    REFUSED(OUTCOME_NO_SPACE);
-    call_put(b, &c, "k", "v", 99); /* before the lease is looked at */
-    assert_int_equal(call_run(b, &c), OUTCOME_NO_SPACE);
-    call_delete(b, &c, "a", NULL);
-    assert_int_equal(call_run(b, &c), OUTCOME_OK);
-    call_compact(b, &c, 2, false);
-    assert_int_equal(call_run(b, &c), OUTCOME_OK);
-    call_revoke(b, &c, 5);
-    assert_int_equal(call_run(b, &c), OUTCOME_LEASE_NOT_FOUND);
-    call_alarm(b, &c, true, ETCDSERVERPB__ALARM_TYPE__CORRUPT);
-    assert_int_equal(call_run(b, &c), OUTCOME_OK);
-    REFUSED(OUTCOME_CORRUPT); /* the outermost */
-    call_delete(b, &c, "a", NULL);
-    assert_int_equal(call_run(b, &c), OUTCOME_CORRUPT);
-    call_compact(b, &c, 3, false);
-    assert_int_equal(call_run(b, &c), OUTCOME_CORRUPT);
-    call_revoke(b, &c, 5);
-    assert_int_equal(call_run(b, &c), OUTCOME_CORRUPT);
-    call_alarm(b, &c, false, ETCDSERVERPB__ALARM_TYPE__CORRUPT);
-    assert_int_equal(call_run(b, &c), OUTCOME_OK);
-    call_alarm(b, &c, false, ETCDSERVERPB__ALARM_TYPE__NOSPACE);
-    assert_int_equal(call_run(b, &c), OUTCOME_OK);
-    assert_member_lives(b);
-#undef REFUSED
-}
-
 /* Refused entries advance the applied index too. */
 static void test_refused_entries_count(void **state)
 {
@@ -554,26 +500,6 @@ static void test_refused_entries_count(void **state)
     assert_int_equal(atomic_load(&b->s->state.applied), 3);
     assert_int_equal(box_stored_applied(b).index, 3);
     assert_int_equal(mvcc_revision(b->s->mvcc), 1);
-}
-
-/* ---- the quota ---- */
-
-static void test_quota(void **state)
-{
-    struct box *b = *state;
-
-    b->config.quota_backend_bytes =
-        1000; /* what is used counts from the housekeeper's first tick on */
-    assert_false(server_quota_exceeded(b->s, 0));
-    assert_false(server_quota_exceeded(b->s, 999));
-    assert_true(atomic_load(&b->s->raise_alarm.done));
-    assert_true(server_quota_exceeded(b->s, 1000));
-    assert_false(atomic_load(&b->s->raise_alarm.done)); /* an alarm will be raised */
-    b->config.quota_backend_bytes = 0;
-    assert_false(server_quota_exceeded(b->s, (2ull << 30) - 1));
-    assert_true(server_quota_exceeded(b->s, 2ull << 30));
-    b->config.quota_backend_bytes = -1;
-    assert_false(server_quota_exceeded(b->s, UINT64_MAX));
 }
 
 /* ---- what can't be applied stops the member ---- */
@@ -627,9 +553,7 @@ int main(void)
         T(test_replay),
         T(test_leases),
         T(test_compaction),
-        T(test_alarms),
         T(test_refused_entries_count),
-        T(test_quota),
         cmocka_unit_test(test_unknown_entries),
     };
     log_level_min = LOG_FATAL;

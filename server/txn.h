@@ -8,7 +8,7 @@
  * (fatal to the process). out gets the encoded response message; NULL when nobody waits for it,
  * which also spares reads that only the response needs.
  *
- * Thread: the apply thread, between mvcc_begin() and mvcc_end(); txn_read_only() any.
+ * Thread: the apply turn, between mvcc_begin() and mvcc_end(); txn_read_only() any.
  */
 #pragma once
 

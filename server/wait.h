@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The wait table: id -> request that waits for its result. A request is in it from before its
- * proposal until it is taken by exactly one of: the apply worker (wait_take), the sweep (expired),
+ * proposal until it is taken by exactly one of: the apply turn (wait_take), the sweep (expired),
  * the client going away (wait_cancel), the stop (wait_stop). Whoever takes it finishes it, and
- * nobody else can. A result that finds no request is dropped: it timed out, and may have been
- * applied all the same.
+ * nobody else can; but the apply turn may put it back, when the answer has to wait. A result that
+ * finds no request is dropped: it timed out, and may have been applied all the same.
  *
  * Thread: any; one mutex per shard, held for a few instructions.
  */

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A set-associative cache: the key's hash chooses a set, a set has four places, a newcomer takes an
- * empty
- * one or the next in turn. No lists, no clock, nothing to rehash; a lookup touches one line of tags
- * and, if
- * a tag fits, one entry.
+ * empty one or the next in turn. No lists, no clock, nothing to rehash; a lookup touches one line
+ * of tags and, if a tag fits, one entry.
  *
  * Invariant: a key is in its set at most once.
  *
- * Thread: apply.
+ * Thread: the apply turn (one at a time, under apply's turn lock).
  */
 #include "storage/head_cache.h"
 

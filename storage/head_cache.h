@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The heads of recently written keys, so that overwriting one need not ask the store what it was.
- * Holds live
- * keys only, by their full bytes, within a fixed number of entries; what it says is what the store
- * says.
+ * Holds live keys only, by their full bytes, within a fixed number of entries; what it says is what
+ * the store says.
  *
- * Thread: one owner (apply).
+ * Thread: one at a time, no lock of its own: the apply turn.
  */
 #pragma once
 

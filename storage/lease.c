@@ -10,7 +10,7 @@
  * written. (2) expiry_ms is UINT64_MAX unless this member leads. (3) A grant's TTL is at least the
  * minimum, in the table and in the store.
  *
- * Thread: grant, revoke, promote and demote from the apply thread; lookups from any.
+ * Thread: grant, revoke, promote and demote in the apply turn; lookups from any.
  */
 #include "storage/lease.h"
 

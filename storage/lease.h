@@ -4,7 +4,7 @@
  * revokes them. Attachments live in the store (schema.h), not here, so nothing is rebuilt at start.
  * Expiry times exist only on the leader and are not state.
  *
- * Thread: changes from the apply thread; lookups from any thread (one mutex inside).
+ * Thread: changes in the apply turn; lookups from any thread (one mutex inside).
  */
 #pragma once
 

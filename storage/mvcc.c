@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The writing side of the multi-version store: entries, the overlay of heads, puts and deletes.
- * Thread: apply.
  *
  * A put looks up the head of its key: in the overlay, in the cache of heads, else 20 bytes from the
  * store. Versions (k), heads (h) and revisions (r) wait for mvcc_seal(): a key changed twice in a
@@ -9,10 +8,12 @@
  * scattered ones. Puts and deletes keep the attachments of leases right.
  *
  * Invariants: (1) what the overlay says of a key is what the store would say if the batch were
- * written: the apply thread is the only writer of h. (2) Sub revisions are given out one per
+ * written: the apply turn is the only writer of h. (2) Sub revisions are given out one per
  * change, in order; an entry without a change takes no revision. (3) An entry's changes carry
  * writer_revision + 1, and nothing else in the store has that revision. (4) key and value of a put
  * are borrowed from the request until mvcc_publish().
+ *
+ * Thread: the apply turn (one at a time, under apply's turn lock, whichever thread runs it).
  */
 #include "storage/mvcc.h"
 

@@ -3,7 +3,7 @@
  * The multi-version store: etcd's revisions, exactly. One raft entry that changes keys takes one
  * main revision; each change in it one sub.
  *
- * Writing (apply thread only). An apply turn shares one db_batch:
+ * Writing (one apply turn at a time, on whichever thread). A turn shares one db_batch:
  *
  *     for each entry: mvcc_begin(); mvcc_put()/mvcc_delete() ...; mvcc_end();
  *     mvcc_seal(); the caller adds "applied"; db_write(batch); mvcc_publish();
@@ -44,7 +44,7 @@ struct mvcc *mvcc_close(struct mvcc *m);
 int64_t mvcc_revision(const struct mvcc *m);
 /* The last accepted compaction, published; -1 = never. Any thread. */
 int64_t mvcc_compacted(const struct mvcc *m);
-/* Including unpublished entries. Apply thread. */
+/* Including unpublished entries. In the apply turn. */
 int64_t mvcc_writer_revision(const struct mvcc *m);
 
 /* ---- reading ---- */
@@ -119,10 +119,10 @@ int mvcc_lease_keys(struct mvcc *m, int64_t lease, int (*visit)(void *arg, struc
 
 /* ---- compaction ---- */
 
-/* Apply thread: accepts a compaction at revision (MVCC_E_COMPACTED, MVCC_E_FUTURE otherwise), adds
- * it to the batch. Reads below are refused from mvcc_publish() on.
- * replayed: the entry was committed before this start. Its hash is not kept then: etcd, which wrote
- * the compaction down when it accepted it, would not have one either. */
+/* In the apply turn: accepts a compaction at revision (MVCC_E_COMPACTED, MVCC_E_FUTURE otherwise),
+ * adds it to the batch. Reads below are refused from mvcc_publish() on. replayed: the entry was
+ * committed before this start. Its hash is not kept then: etcd, which wrote the compaction down
+ * when it accepted it, would not have one either. */
 int mvcc_compact(struct mvcc *m, int64_t revision, bool replayed);
 /* Compactor thread: works on accepted compactions in order. One bounded step; *ret_done: nothing
  * left to do. *ret_finished: the highest revision whose deletion is complete. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Compaction. Accepting is the apply thread's: it writes "scheduled" with the entry, and readers
+ * Compaction. Accepting is the apply turn's: it writes "scheduled" with the entry, and readers
  * below are refused from the publication on. Deleting is the compactor thread's, in bounded steps:
  *
  *   pass over k   under one view, in key order. Of each key everything at or below the revision

@@ -25,7 +25,7 @@ enum {
     MVCC_COMPACTIONS_MAX = 3, /* accepted, not finished: see mvcc_compact.c */
 };
 
-/* A key as the apply thread knows it: read from the store, or changed since the last
+/* A key as the apply turn knows it: read from the store, or changed since the last
  * mvcc_publish(). */
 struct overlay_key {
     struct bytes key;
@@ -85,7 +85,7 @@ struct mvcc {
     atomic_int_fast64_t compacted; /* published; -1 = never */
     atomic_int_fast64_t finished;  /* compaction whose deletion is done; -1 = never */
 
-    /* The apply thread's. */
+    /* The apply turn's. */
     struct db_batch *batch;
     struct arena arena; /* of the turn */
     struct map_bytes overlay;

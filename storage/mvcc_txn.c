@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Ranges as the current entry sees them: the store at the revision before the entry, with the
- * entry's own changes merged in. Thread: apply.
+ * entry's own changes merged in.
  *
  * Invariants: (1) the store holds all earlier entries (mvcc_range_needs_flush() is false) for any
  * range but one key at the current revision, which the overlay answers. (2) Each key changed by the
  * entry is in `changed` once, with its state before the entry and now; so the merge takes a key
  * from the store only if it is not there, and the count is the store's plus the differences.
+ *
+ * Thread: the apply turn (one at a time, under apply's turn lock).
  */
 #include <stdlib.h>
 

@@ -173,8 +173,10 @@ func TestWireForms(t *testing.T) {
 		{"Range", wire{}.bytes(1, "k").varint(6, 1<<63)},
 		{"Range", wire{}.bytes(1, "k").long(3, ^uint64(0)).long(4, ^uint64(0))},
 		{"DeleteRange", wire{}.bytes(1, "none").bytes(2, "")},
-		// A oneof set to two members: the last counts. (Set to one message member twice, protobuf merges the two and the C
-		// library replaces the first; no client sends that.)
+		// A oneof set to two members: the last counts. Set to one member twice, the two are merged; with another in between
+		// they are not.
+		{"Txn", wire{}.bytes(success, string(wire{}.bytes(2, string(wire{}.bytes(1, "k"))).bytes(2, string(wire{}.bytes(2, "m")))))},
+		{"Txn", wire{}.bytes(success, string(wire{}.bytes(2, string(put)).bytes(1, string(put)).bytes(2, string(wire{}.bytes(1, "l")))))},
 		{"Txn", wire{}.bytes(success, string(wire{}.bytes(1, string(wire{}.bytes(1, "k"))).bytes(2, string(put))))},
 		{"Txn", wire{}.bytes(success, string(wire{}.bytes(2, string(put)).bytes(1, string(wire{}.bytes(1, "k")))))},
 		{"Txn", wire{}.bytes(1, string(wire{}.bytes(3, "k").varint(4, 5).bytes(7, "v").varint(2, 3)))},
