@@ -194,7 +194,14 @@ enum outcome server_hash(struct server *s, const void *request, struct buf *resp
     return outcome;
 }
 
-/* Reads and writes go on meanwhile. */
+static bool not_stopping(void *arg)
+{
+    struct server *s = arg;
+
+    return !atomic_load_explicit(&s->state.stopping, memory_order_acquire);
+}
+
+/* Reads and writes go on meanwhile. It may write as much as there is before it removes anything. */
 enum outcome server_defragment(struct server *s, const void *request, struct buf *response)
 {
     uint64_t start = clock_mono_ns();
@@ -204,11 +211,17 @@ enum outcome server_defragment(struct server *s, const void *request, struct buf
     (void)response; /* etcd's answer is an empty message */
     log_info("starting defragment");
     server_metrics_defrag(true);
-    r = db_compact(s->db, BYTES_NULL, BYTES_NULL);
+    if (disk_room_short(s->room))
+        (void)disk_room_make(s->room, db_disk_bytes(s->db));
+    r = db_compact(s->db, not_stopping, s);
+    server_metrics_defrag(false);
+    if (r == -ENOSPC)
+        return OUTCOME_NO_SPACE;
     if (r < 0)
         server_fatal("the database failed while compacting", r);
+    if (!not_stopping(s))
+        return OUTCOME_STOPPED;
     uint64_t took = clock_mono_ns() - start;
-    server_metrics_defrag(false);
     metric_observe(&metric_defrag_duration, (double)took / 1e9);
     log_info("finished defragment", LOG_DURATION("took", took),
              LOG_U64("size-bytes", db_disk_bytes(s->db)));

@@ -6,14 +6,18 @@
  *   (I1) the log is released only up to an applied index read before a flush that succeeded.
  *   (I2) compaction goes in bounded steps, and between two of them the configured pause lets others
  *        at the disk.
+ *   (I3) no flush begins that the disk has no room for: a database that fails in the middle of one
+ *        takes no more writes. It is put off, and compaction with it; the log keeps what would have
+ *        become durable.
+ *   (I4) while the disk is short the database flushes at half of its own mark, so that it is never
+ *        the one to begin, and the log is cut to what is flushed: peers that lag get a snapshot.
  *
- * Thread: housekeeper.
+ * Thread: housekeeper, at the priority of the others: a lower one would make the apply worker wait
+ * behind a writer who does not get the processor (measured: put p99 of 150 ms instead of 19).
  */
 #include "server/housekeeper.h"
 
 #include <pthread.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -22,8 +26,14 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "server/disk_room.h"
 #include "server/node.h"
 #include "server/server_metrics.h"
+
+enum {
+    FLUSH_SHORT_BYTES = DB_WRITE_BUFFER_BYTES / 2, /* (I4) */
+    FLUSH_SPARE_BYTES = 1 << 20,                   /* a table and its record, beyond the data */
+};
 
 struct awaiting {
     struct awaiting *next;
@@ -47,6 +57,8 @@ struct housekeeper {
     _Atomic uint64_t written_entries; /* since the last flush */
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t used_bytes;
+    _Atomic bool room_wanted; /* by the log, or because the disk has become short */
+    bool put_off;             /* (I3): said so */
     bool compacting; /* there may be more to do */
     uint64_t next_tick_ms;
 };
@@ -107,6 +119,12 @@ void housekeeper_note_written(struct housekeeper *h, uint64_t entries, uint64_t 
         housekeeper_wake(h);
 }
 
+void housekeeper_make_room(struct housekeeper *h)
+{
+    atomic_store(&h->room_wanted, true);
+    housekeeper_wake(h);
+}
+
 uint64_t housekeeper_used_bytes(const struct housekeeper *h)
 {
     return atomic_load_explicit(&h->used_bytes, memory_order_relaxed);
@@ -149,10 +167,24 @@ static void compact(struct housekeeper *h)
     answer_awaiting(h, finished, false);
 }
 
+/* (I3) */
+static bool flush_fits(struct housekeeper *h)
+{
+    bool fits = disk_room_make(h->o.room, db_unflushed_bytes(h->o.db) + FLUSH_SPARE_BYTES);
+
+    if (!fits && !h->put_off)
+        log_warn("the disk is full: the database will be flushed when there is room; until then the "
+                 "raft log keeps what it holds");
+    h->put_off = !fits;
+    return fits;
+}
+
 /* (I1) */
 static void flush(struct housekeeper *h)
 {
     uint64_t applied = atomic_load_explicit(&h->o.state->applied, memory_order_acquire);
+    bool wanted = atomic_exchange(&h->room_wanted, false);
+    uint64_t kept = wanted || disk_room_short(h->o.room) ? 0 : h->o.catchup_entries;
     uint64_t start = clock_mono_ns();
     int r;
 
@@ -162,8 +194,8 @@ static void flush(struct housekeeper *h)
     r = db_flush(h->o.db);
     if (r < 0)
         server_fatal("could not flush the database", r);
-    if (applied > h->o.catchup_entries)
-        node_release(h->node, applied - h->o.catchup_entries);
+    if (applied > kept)
+        node_release(h->node, applied - kept);
     log_debug("flushed the database", LOG_U64("applied-index", applied),
               LOG_DURATION("took", clock_mono_ns() - start));
 }
@@ -174,7 +206,20 @@ static bool flush_due(const struct housekeeper *h)
 
     return atomic_load_explicit(&h->written_entries, memory_order_relaxed) >= FLUSH_ENTRIES_MAX ||
            atomic_load_explicit(&h->written_bytes, memory_order_relaxed) >= FLUSH_BYTES_MAX ||
-           (h->o.replay_to > 0 && applied >= h->o.replay_to);
+           (h->o.replay_to > 0 && applied >= h->o.replay_to) || atomic_load(&h->room_wanted) ||
+           (disk_room_short(h->o.room) && db_unflushed_bytes(h->o.db) >= FLUSH_SHORT_BYTES);
+}
+
+static void look_at_disk(struct housekeeper *h)
+{
+    bool was = disk_room_short(h->o.room);
+
+    disk_room_check(h->o.room);
+    if (!disk_room_short(h->o.room))
+        return;
+    if (!was)
+        housekeeper_make_room(h);
+    h->o.disk_short(h->o.arg);
 }
 
 static void tick(struct housekeeper *h, uint64_t now_ms)
@@ -186,7 +231,7 @@ static void tick(struct housekeeper *h, uint64_t now_ms)
     atomic_store_explicit(&h->used_bytes, used, memory_order_relaxed);
     metric_set(&metric_db_total_size, (double)disk);
     metric_set(&metric_db_size_in_use, (double)used);
-    h->o.tick(h->o.arg);
+    look_at_disk(h);
 }
 
 /* Sleeps until woken, the next tick, or (while compacting) for the pause between two steps. False:
@@ -215,30 +260,35 @@ static bool rest(struct housekeeper *h)
     return !stop;
 }
 
+void housekeeper_turn(struct housekeeper *h, uint64_t now_ms)
+{
+    if (h->compacting && !h->put_off)
+        compact(h);
+    if (flush_due(h) && flush_fits(h))
+        flush(h);
+    if (now_ms >= h->next_tick_ms)
+        tick(h, now_ms);
+}
+
 static void *run(void *arg)
 {
     struct housekeeper *h = arg;
 
     pthread_setname_np(pthread_self(), "housekeeper");
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), HOUSEKEEPER_NICE);
-    while (rest(h)) {
-        uint64_t now_ms = clock_mono_ms();
-        if (h->compacting)
-            compact(h);
-        if (flush_due(h))
-            flush(h);
-        if (now_ms >= h->next_tick_ms)
-            tick(h, now_ms);
-    }
+    while (rest(h))
+        housekeeper_turn(h, clock_mono_ms());
     return NULL;
 }
 
-int housekeeper_start(struct housekeeper *h, struct node *node)
+void housekeeper_set_node(struct housekeeper *h, struct node *node)
 {
-    int r;
-
     h->node = node;
-    r = pthread_create(&h->thread, NULL, run, h);
+}
+
+int housekeeper_start(struct housekeeper *h)
+{
+    int r = pthread_create(&h->thread, NULL, run, h);
+
     h->started = r == 0;
     return r == 0 ? 0 : err_origin(-r);
 }

@@ -8,8 +8,12 @@
  * sequence of db_write() calls. Which one, the batch itself says (it carries the applied index).
  * db_flush() makes all written so far durable.
  *
- * Errors: any failure but "not found" is final for the process (-EIO after a log line that says
- * what): never guessed around.
+ * Errors: any failure but "not found" comes after a log line that says what and in which file, is
+ * final for the process and never guessed around:
+ *   -EBADMSG  what is stored is damaged. A damaged block is found by its checksum whenever it is
+ *             read, so there is an error, never a wrong value.
+ *   -ENOSPC   the disk, or a quota of it, is full. After db_compact() alone the store goes on.
+ *   -EIO      anything else.
  *
  * Thread: reads, views, iterators and db_write() from any thread (writes are put in some order;
  * what must follow another write is written after that one returned); db_flush(), db_compact() and
@@ -42,8 +46,8 @@ enum {
     DB_E_CORRUPT = 2, /* db_open only: *ret_error says what and where */
 };
 
-/* Negative: -EWOULDBLOCK if another process has it open, -EIO otherwise; *ret_error (malloc'd) has
- * the text then, too. */
+/* Negative: -EWOULDBLOCK if another process has it open, or as above; *ret_error (malloc'd) has the
+ * text then, too. */
 int db_open(struct db **ret, const struct db_options *options, char **ret_error);
 /* Accepts NULL. Views and iterators are gone by then. May flush, but promises nothing: db_flush()
  * does. */
@@ -94,8 +98,9 @@ struct bytes db_iter_value(const struct db_iter *it);
 int db_iter_error(const struct db_iter *it); /* 0, or negative: the walk ended early */
 
 int db_flush(struct db *db); /* waits until all written so far is durable */
-/* Both empty: everything. Runs beside reads and writes, and may take long. */
-int db_compact(struct db *db, struct bytes first, struct bytes last);
+/* Rewrites everything, without what is deleted or overwritten. Runs beside reads and writes, and may
+ * take long; asks go_on (may be NULL) from time to time, and ends early when it says no. */
+int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg);
 uint64_t db_disk_bytes(struct db *db);      /* live table files */
 uint64_t db_used_bytes(struct db *db);      /* estimate of the live data in them and in memory */
 uint64_t db_unflushed_bytes(struct db *db); /* in memory only */

@@ -472,7 +472,7 @@ int db_flush(struct db *db)
     return 0;
 }
 
-int db_compact(struct db *db, struct bytes first, struct bytes last)
+int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg)
 {
     return 0;
 }

@@ -8,8 +8,10 @@
  *
  * Invariants: (1) every write goes through write_options, which has the log off. (2) Reads over
  * several user keys use total order; only an iterator that stays within one prefix may use the
- * prefix bloom. (3) A status other than "not found" is logged and returned as -EIO; nothing is
- * retried. (4) The options come from one function, so that every opening has the same.
+ * prefix bloom. (3) A status other than "not found" is logged with RocksDB's own text, which names
+ * the file, and returned as one of db.h's errors; nothing is retried. (4) The options come from one function, so that every opening has the same. (5) A
+ * compaction by hand goes table by table of the deepest level, because RocksDB's own compactions wait
+ * for one that is under way, and at last writes wait for them.
  *
  * Thread: reads, views and iterators from any; see db.h for the rest.
  */
@@ -17,8 +19,10 @@
 
 #include <rocksdb/c.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -37,6 +41,9 @@ enum {
     TABLE_FORMAT_VERSION = 5,
     BLOOM_BITS = 10,
     BOTTOMMOST_FORCE_OPTIMIZED = 3,
+    PACE_RECORDS = 16,
+    PACE_WORK_NS = 500 * 1000,
+    PACE_REST_NS_MAX = 50 * 1000 * 1000,
 };
 
 struct db {
@@ -52,6 +59,12 @@ struct db {
 struct db_view {
     const rocksdb_snapshot_t *snapshot;
     rocksdb_readoptions_t *read_options;
+};
+
+/* Where the slices of a compaction end, exclusive. */
+struct bounds {
+    struct buf *keys;
+    size_t len;
 };
 
 struct db_iter {
@@ -77,17 +90,29 @@ static inline void counters_off(void)
     }
 }
 
+/* The C interface gives a status as text alone; these are the words of RocksDB and of libc. */
+static int error_of(const char *text)
+{
+    if (strncmp(text, "Corruption", strlen("Corruption")) == 0)
+        return -EBADMSG;
+    if (strstr(text, strerror(ENOSPC)) || strstr(text, strerror(EDQUOT)))
+        return -ENOSPC;
+    return -EIO;
+}
+
 /* (3) Takes text. */
 static int rocks_failed(const char *what, char *text)
 {
-    log_error("database operation failed", LOG_STR("operation", what), LOG_STR("error", text));
+    int r = error_of(text);
+    log_error(r == -EBADMSG ? "the database is damaged" : "database operation failed",
+              LOG_STR("operation", what), LOG_STR("error", text));
     rocksdb_free(text);
-    return err_origin(-EIO);
+    return err_origin(r);
 }
 
 /* ---- prefix extractor ---- */
 
-static void prefix_destroy(void *arg)
+static void nothing_to_free(void *arg)
 {
 }
 
@@ -112,6 +137,52 @@ static unsigned char prefix_in_range(void *arg, const char *key, size_t len)
 static const char *prefix_name(void *arg)
 {
     return "cairn.user_key";
+}
+
+/* ---- the pace of a compaction by hand ---- */
+
+/* RocksDB shows each record of a compaction to a filter. Ours keeps them all, but rests: a third of
+ * the time works, so that the others at the processor hardly notice. Compactions that RocksDB
+ * begins by itself get no filter. */
+struct pace {
+    uint32_t records;
+    uint64_t begun_ns;
+};
+
+static void pace_free(void *arg)
+{
+    free(arg);
+}
+
+static const char *pace_name(void *arg)
+{
+    return "cairn.pace";
+}
+
+static unsigned char pace_record(void *arg, int level, const char *key, size_t key_len,
+                                 const char *value, size_t value_len, char **ret_value,
+                                 size_t *ret_value_len, unsigned char *ret_changed)
+{
+    struct pace *pace = arg;
+    if (++pace->records % PACE_RECORDS != 0)
+        return 0;
+    uint64_t worked_ns = clock_thread_cpu_ns() - pace->begun_ns;
+    if (worked_ns >= PACE_WORK_NS) {
+        struct timespec rest = {
+            .tv_nsec = (long)(worked_ns < PACE_REST_NS_MAX / 2 ? 2 * worked_ns : PACE_REST_NS_MAX)};
+        (void)nanosleep(&rest, NULL);
+        pace->begun_ns = clock_thread_cpu_ns();
+    }
+    return 0;
+}
+
+static rocksdb_compactionfilter_t *pace_new(void *arg, rocksdb_compactionfiltercontext_t *context)
+{
+    if (!rocksdb_compactionfiltercontext_is_manual_compaction(context))
+        return NULL;
+    struct pace *pace = mem_new(struct pace);
+    pace->begun_ns = clock_thread_cpu_ns();
+    return rocksdb_compactionfilter_create(pace, pace_free, pace_record, pace_name);
 }
 
 /* ---- opening ---- */
@@ -146,6 +217,8 @@ static void write_options_set(rocksdb_options_t *o, uint64_t write_buffer_bytes)
     rocksdb_options_set_target_file_size_base(o, TABLE_BYTES);
     rocksdb_options_set_max_bytes_for_level_base(o, LEVEL_BASE_BYTES);
     rocksdb_options_set_max_background_jobs(o, BACKGROUND_JOBS_MAX);
+    rocksdb_options_set_compaction_filter_factory(
+        o, rocksdb_compactionfilterfactory_create(NULL, nothing_to_free, pace_new, pace_name));
 }
 
 /* (4) */
@@ -167,8 +240,8 @@ static void options_set(struct db *db, const struct db_options *options)
     if (options->prefix_len) {
         db->prefix_len = options->prefix_len;
         rocksdb_options_set_prefix_extractor(
-            o, rocksdb_slicetransform_create(db, prefix_destroy, prefix_transform, prefix_in_domain,
-                                             prefix_in_range, prefix_name));
+            o, rocksdb_slicetransform_create(db, nothing_to_free, prefix_transform,
+                                             prefix_in_domain, prefix_in_range, prefix_name));
         rocksdb_options_set_memtable_prefix_bloom_size_ratio(o, 0.1);
     }
     db->read_options = rocksdb_readoptions_create();
@@ -180,11 +253,12 @@ static void options_set(struct db *db, const struct db_options *options)
  * bad disk is an error. */
 static int open_failed(const char *path, char *text, char **ret_error)
 {
-    int r = -EIO;
+    int r = error_of(text);
     const char *advice = "";
-    if (strstr(text, "Corruption") || strstr(text, "checksum mismatch"))
+    if (r == -EBADMSG || (strstr(text, strerror(ENOENT)) && strstr(text, "/MANIFEST-"))) {
         r = DB_E_CORRUPT;
-    else if (strstr(text, "lock")) {
+        advice = "; replace this member from its peers, or restore a snapshot";
+    } else if (strstr(text, "lock")) {
         r = -EWOULDBLOCK;
         advice = "; another process has it open";
     }
@@ -424,7 +498,63 @@ int db_flush(struct db *db)
     return text ? rocks_failed("flush", text) : 0;
 }
 
-int db_compact(struct db *db, struct bytes first, struct bytes last)
+static uint64_t property(struct db *db, const char *name)
+{
+    uint64_t value = 0;
+    return rocksdb_property_int(db->rocks, name, &value) == 0 ? value : 0;
+}
+
+/* A compaction in the C interface reports no status. But the store counts what failed in the
+ * background, and after anything worse than a lack of room it takes no more writes. */
+static int background_failed(struct db *db)
+{
+    rocksdb_writebatch_t *nothing = rocksdb_writebatch_create();
+    char *text = NULL;
+    rocksdb_write(db->rocks, db->write_options, nothing, &text);
+    rocksdb_writebatch_destroy(nothing);
+    if (text)
+        return rocks_failed("compact", text);
+    log_error("the disk is too full to compact the database");
+    return err_origin(-ENOSPC);
+}
+
+/* ---- compaction by hand ---- */
+
+/* The end of a slice: behind the last key of a table of the deepest level. */
+static void add_bound(struct bounds *b, struct bytes last_key)
+{
+    b->keys = mem_realloc(b->keys, (b->len + 1) * sizeof(*b->keys));
+    b->keys[b->len] = BUF_NULL;
+    buf_append_bytes(&b->keys[b->len], last_key);
+    buf_append_u8(&b->keys[b->len++], 0);
+}
+
+static int compare_bounds(const void *a, const void *b)
+{
+    return bytes_compare(buf_bytes(a), buf_bytes(b));
+}
+
+/* Every so many bytes of the deepest level, in order. */
+static void bounds_find(struct bounds *b, struct db *db)
+{
+    const rocksdb_livefiles_t *files = rocksdb_livefiles(db->rocks);
+    int n = rocksdb_livefiles_count(files), deepest = 0;
+
+    for (int i = 0; i < n; i++)
+        deepest = rocksdb_livefiles_level(files, i) > deepest ? rocksdb_livefiles_level(files, i)
+                                                              : deepest;
+    for (int i = 0; deepest > 0 && i < n; i++) {
+        size_t len;
+        const char *key = rocksdb_livefiles_largestkey(files, i, &len);
+        if (rocksdb_livefiles_level(files, i) == deepest)
+            add_bound(b, bytes_of(key, len));
+    }
+    rocksdb_livefiles_destroy(files);
+    if (b->len > 0)
+        qsort(b->keys, b->len, sizeof(*b->keys), compare_bounds);
+}
+
+static void compact_slice(struct db *db, struct bytes first, struct bytes last)
 {
     rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
     rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
@@ -432,20 +562,26 @@ int db_compact(struct db *db, struct bytes first, struct bytes last)
     rocksdb_compact_range_opt(db->rocks, o, first.len ? (const char *)first.data : NULL, first.len,
                               last.len ? (const char *)last.data : NULL, last.len);
     rocksdb_compactoptions_destroy(o);
-    /* The C interface reports no status here, but the store counts its failures. */
-    uint64_t failures = 0;
-    (void)rocksdb_property_int(db->rocks, "rocksdb.background-errors", &failures);
-    if (failures == 0)
-        return 0;
-    log_error("the database failed in the background; its LOG file has the cause",
-              LOG_U64("failures", failures));
-    return err_origin(-EIO);
 }
 
-static uint64_t property(struct db *db, const char *name)
+/* (5) */
+int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg)
 {
-    uint64_t value = 0;
-    return rocksdb_property_int(db->rocks, name, &value) == 0 ? value : 0;
+    uint64_t failures = property(db, "rocksdb.background-errors");
+    struct bounds b = {0};
+    int r = 0;
+
+    bounds_find(&b, db);
+    for (size_t i = 0; i <= b.len && r == 0 && (!go_on || go_on(arg)); i++) {
+        compact_slice(db, i > 0 ? buf_bytes(&b.keys[i - 1]) : BYTES_NULL,
+                      i < b.len ? buf_bytes(&b.keys[i]) : BYTES_NULL);
+        if (property(db, "rocksdb.background-errors") != failures)
+            r = background_failed(db);
+    }
+    for (size_t i = 0; i < b.len; i++)
+        buf_deinit(&b.keys[i]);
+    free(b.keys);
+    return r;
 }
 
 uint64_t db_disk_bytes(struct db *db)

@@ -175,7 +175,7 @@ static void test_random(void **state)
         if (rng_below(&rng, 500) == 0)
             assert_int_equal(db_flush(f->db), 0);
         if (rng_below(&rng, 1000) == 0)
-            assert_int_equal(db_compact(f->db, BYTES_NULL, BYTES_NULL), 0);
+            assert_int_equal(db_compact(f->db, NULL, NULL), 0);
     }
     for (size_t i = 0; i < VIEWS_MAX; i++)
         db_view_free(f->db, views[i]);
