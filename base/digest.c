@@ -18,6 +18,7 @@
  */
 #include "base/digest.h"
 
+#include <openssl/evp.h>
 #include <openssl/sha.h>
 
 #include "base/check.h"
@@ -38,6 +39,30 @@ void sha1(struct bytes s, uint8_t ret[SHA1_LEN])
 void sha256(struct bytes s, uint8_t ret[SHA256_LEN])
 {
     check(SHA256(s.len ? s.data : (const uint8_t *)"", s.len, ret));
+}
+
+/* The parts are OpenSSL's: struct sha256_parts is never defined. */
+struct sha256_parts *sha256_new(void)
+{
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    check(context && EVP_DigestInit_ex(context, EVP_sha256(), NULL));
+    return (struct sha256_parts *)context;
+}
+
+void sha256_add(struct sha256_parts *d, struct bytes s)
+{
+    check(EVP_DigestUpdate((EVP_MD_CTX *)d, s.data, s.len));
+}
+
+void sha256_finish(struct sha256_parts *d, uint8_t ret[SHA256_LEN])
+{
+    check(EVP_DigestFinal_ex((EVP_MD_CTX *)d, ret, NULL));
+}
+
+struct sha256_parts *sha256_free(struct sha256_parts *d)
+{
+    EVP_MD_CTX_free((EVP_MD_CTX *)d);
+    return NULL;
 }
 
 /* a * b mod P, both reflected. */

@@ -122,14 +122,32 @@ static void test_combine_huge(void **state)
     assert_int_equal(crc32c_combine(0x12345678, 0, 0), 0x12345678);
 }
 
+static void test_sha_parts(void **state)
+{
+    struct rng r;
+    rng_init(&r, 7);
+    for (int i = 0; i < 50; i++) {
+        size_t len = rng_below(&r, sizeof(noise)), at = 0;
+        uint8_t whole[SHA256_LEN], parts[SHA256_LEN];
+        struct sha256_parts *d = sha256_new();
+        while (at < len) {
+            size_t part = rng_below(&r, len - at + 1);
+            sha256_add(d, bytes_of(noise + at, part));
+            at += part;
+        }
+        sha256_finish(d, parts);
+        sha256_free(d);
+        sha256(bytes_of(noise, len), whole);
+        assert_memory_equal(parts, whole, sizeof(whole));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha),
-        cmocka_unit_test(test_crc_vectors),
-        cmocka_unit_test(test_crc_ways_agree),
-        cmocka_unit_test(test_combine),
-        cmocka_unit_test(test_combine_huge),
+        cmocka_unit_test(test_sha),         cmocka_unit_test(test_sha_parts),
+        cmocka_unit_test(test_crc_vectors), cmocka_unit_test(test_crc_ways_agree),
+        cmocka_unit_test(test_combine),     cmocka_unit_test(test_combine_huge),
     };
     noise_fill();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -104,5 +104,16 @@ int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg);
 uint64_t db_disk_bytes(struct db *db);      /* live table files */
 uint64_t db_used_bytes(struct db *db);      /* estimate of the live data in them and in memory */
 uint64_t db_unflushed_bytes(struct db *db); /* in memory only */
-/* A consistent copy by hard links; path must not exist. */
+/* A consistent copy by hard links; path must not exist. Flushed, it can be opened as a store. */
 int db_checkpoint(struct db *db, const char *path);
+/* Any thread: the store is about to be closed. Iterators with no_cache, and db_compact(), end early
+ * with -ECANCELED from now on. */
+void db_interrupt(struct db *db);
+
+/* ---- closed stores, by path ---- */
+
+/* The store at next takes the place of the one at path, durably and in one step: after a crash there
+ * is either. What was at path is at next then, or gone. */
+int db_exchange(const char *next, const char *path);
+/* Removes the store at path, also an unfinished one; none is fine. */
+int db_remove(const char *path);

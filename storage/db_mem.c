@@ -6,14 +6,17 @@
  * Every write batch gets the next sequence number; a read at sequence s takes the first version of
  * a key with a number <= s. So a view is one number, and nothing that a view can see ever changes.
  *
+ * The disk is a list of closed stores, by path, for the life of the process: a store is there again
+ * when its path is opened, as it was at its last flush. What came later is lost, as in a crash.
+ * Paths that are not absolute name nothing, and their stores end with db_close(). A checkpoint is a
+ * directory with one file, so that whoever copies files copies it.
+ *
  * Invariants: (1) nodes are only added, but for the sweep, which runs inside a write while no view
  * and no iterator exists. (2) One mutex guards the list; an iterator takes it for each move, and
  * what it points at stays where it is (1). (3) Among the versions of a key, numbers fall; a batch
- * that writes one key twice keeps the later.
- *
- * Nothing is durable: db_flush() succeeds, a closed store is gone, and a checkpoint is refused.
+ * that writes one key twice keeps the later. (4) The sweep leaves what was there at the last flush.
  */
-#include "storage/db.h"
+#include "storage/db_mem.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -22,8 +25,10 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "storage/db.h"
+#include "storage/file.h"
 
-enum { LEVELS_MAX = 20, SWEEP_GARBAGE_MIN = 4096 };
+enum { LEVELS_MAX = 20, SWEEP_GARBAGE_MIN = 4096, CHECKPOINT_BYTES_MAX = 1 << 30 };
 
 struct node {
     uint64_t seq;
@@ -35,10 +40,14 @@ struct node {
 };
 
 struct db {
+    struct db *next; /* on the disk: closed */
+    char *path;
+    _Atomic bool interrupted;
     pthread_mutex_t lock; /* guards all below; innermost */
     size_t (*prefix_len)(struct bytes key);
     struct node *head; /* a node of LEVELS_MAX links without a key */
     uint64_t seq;
+    uint64_t flushed_seq;
     struct rng rng;
     size_t n_readers; /* views and iterators */
     size_t n_nodes;
@@ -72,19 +81,12 @@ struct db_iter {
     struct bytes prefix; /* one_prefix: of the last seek */
     struct buf prefix_memory;
     bool one_prefix;
+    bool no_cache;
     const struct node *at; /* NULL = invalid */
 };
 
-int db_open(struct db **ret, const struct db_options *options, char **ret_error)
-{
-    struct db *db = mem_new(struct db);
-    pthread_mutex_init(&db->lock, NULL);
-    db->head = mem_alloc(sizeof(struct node) + LEVELS_MAX * sizeof(struct node *));
-    rng_init(&db->rng, 1);
-    db->prefix_len = options->prefix_len;
-    *ret = db;
-    return 0;
-}
+static pthread_mutex_t disk_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct db *disk;
 
 static void node_free(struct node *n)
 {
@@ -92,18 +94,124 @@ static void node_free(struct node *n)
     free(n);
 }
 
-struct db *db_close(struct db *db)
+static struct db *store_new(void)
 {
-    if (!db)
-        return NULL;
-    check(db->n_readers == 0);
+    struct db *db = mem_new(struct db);
+    pthread_mutex_init(&db->lock, NULL);
+    db->head = mem_alloc(sizeof(struct node) + LEVELS_MAX * sizeof(struct node *));
+    rng_init(&db->rng, 1);
+    return db;
+}
+
+static void store_free(struct db *db)
+{
     for (struct node *n = db->head, *next; n; n = next) {
         next = n->next[0];
         node_free(n);
     }
     pthread_mutex_destroy(&db->lock);
+    free(db->path);
     free(db);
+}
+
+/* ---- the disk ---- */
+
+/* Taken off the disk; NULL: not there. */
+static struct db *disk_take(const char *path)
+{
+    pthread_mutex_lock(&disk_lock);
+    struct db **p = &disk, *found;
+    while (*p && strcmp((*p)->path, path) != 0)
+        p = &(*p)->next;
+    found = *p;
+    if (found)
+        *p = found->next;
+    pthread_mutex_unlock(&disk_lock);
+    return found;
+}
+
+static void disk_put(struct db *db)
+{
+    pthread_mutex_lock(&disk_lock);
+    db->next = disk;
+    disk = db;
+    pthread_mutex_unlock(&disk_lock);
+}
+
+/* What was not flushed is gone. */
+static void store_lose(struct db *db)
+{
+    struct node **links[LEVELS_MAX];
+    for (int level = 0; level < LEVELS_MAX; level++)
+        links[level] = &db->head->next[level];
+    for (struct node *n = db->head->next[0], *next; n; n = next) {
+        bool lost = n->seq > db->flushed_seq;
+        next = n->next[0];
+        for (int level = 0; level < LEVELS_MAX && *links[level] == n; level++) {
+            if (lost)
+                *links[level] = n->next[level];
+            else
+                links[level] = &n->next[level];
+        }
+        if (!lost)
+            continue;
+        db->bytes -= n->key.len + n->value.len;
+        db->n_nodes--;
+        node_free(n);
+    }
+    db->seq = db->flushed_seq;
+    db->interrupted = false;
+}
+
+void db_mem_forget(void)
+{
+    while (disk) {
+        struct db *db = disk;
+        disk = db->next;
+        store_free(db);
+    }
+}
+
+static int checkpoint_load(struct db *db, const char *path);
+
+int db_open(struct db **ret, const struct db_options *options, char **ret_error)
+{
+    bool named = options->path[0] == '/';
+    struct db *db = named ? disk_take(options->path) : NULL;
+    int r = 0;
+    if (!db) {
+        db = store_new();
+        db->path = mem_strdup(options->path);
+        r = named ? checkpoint_load(db, options->path) : 0;
+    }
+    if (r < 0) {
+        store_free(db);
+        return r;
+    }
+    db->prefix_len = options->prefix_len;
+    *ret = db;
+    return 0;
+}
+
+struct db *db_close(struct db *db)
+{
+    if (!db)
+        return NULL;
+    check(db->n_readers == 0);
+    if (db->path[0] == '/' && db->flushed_seq > 0) {
+        store_lose(db);
+        disk_put(db);
+    } else {
+        store_free(db);
+    }
     return NULL;
+}
+
+void db_mem_crash(struct db *db, uint64_t random)
+{
+    db->n_readers = 0;
+    db->flushed_seq += random % (db->seq - db->flushed_seq + 1);
+    db_close(db);
 }
 
 /* ---- batches ---- */
@@ -243,17 +351,22 @@ static void list_add(struct db *db, const struct op *op, uint64_t seq)
     db->bytes += op->key_len + op->value_len;
 }
 
-/* Drops what no view can reach (1): older versions, and deletions. */
+/* Drops what no view can reach (1): older versions, and deletions; (4). */
 static void sweep(struct db *db)
 {
     struct node *links[LEVELS_MAX];
     for (int level = 0; level < LEVELS_MAX; level++)
         links[level] = db->head;
     struct bytes last_key = BYTES_NULL;
+    bool hidden = false; /* by a newer version, at the last flush too */
+    uint64_t flushed_seq = db->flushed_seq ? db->flushed_seq : UINT64_MAX;
     struct node *dropped = NULL;
     for (struct node *n = db->head->next[0], *next; n; n = next) {
         next = n->next[0];
-        bool drop = n->deleted || (last_key.data && bytes_equal(last_key, n->key));
+        if (!last_key.data || !bytes_equal(last_key, n->key))
+            hidden = false;
+        bool drop = hidden || (n->deleted && n->seq <= flushed_seq);
+        hidden = hidden || n->seq <= flushed_seq;
         last_key = n->key;
         for (int level = 0; level < LEVELS_MAX && links[level]->next[level] == n; level++) {
             if (drop)
@@ -357,6 +470,7 @@ struct db_iter *db_iter_new(struct db *db, const struct db_iter_options *options
         it->upper = bytes_of(it->upper_memory, options->upper.len);
     }
     it->one_prefix = options->one_prefix && db->prefix_len;
+    it->no_cache = options->no_cache;
     return it;
 }
 
@@ -441,6 +555,8 @@ void db_iter_next(struct db_iter *it)
         n = n->next[0];
     iter_settle(it, n);
     pthread_mutex_unlock(&it->db->lock);
+    if (db_iter_error(it) < 0)
+        it->at = NULL;
 }
 
 bool db_iter_valid(const struct db_iter *it)
@@ -462,19 +578,27 @@ struct bytes db_iter_value(const struct db_iter *it)
 
 int db_iter_error(const struct db_iter *it)
 {
-    return 0;
+    return it->no_cache && it->db->interrupted ? -ECANCELED : 0;
 }
 
 /* ---- the whole store ---- */
 
 int db_flush(struct db *db)
 {
+    pthread_mutex_lock(&db->lock);
+    db->flushed_seq = db->seq;
+    pthread_mutex_unlock(&db->lock);
     return 0;
 }
 
 int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg)
 {
-    return 0;
+    return db->interrupted ? -ECANCELED : 0;
+}
+
+void db_interrupt(struct db *db)
+{
+    db->interrupted = true;
 }
 
 uint64_t db_disk_bytes(struct db *db)
@@ -495,7 +619,132 @@ uint64_t db_unflushed_bytes(struct db *db)
     return bytes;
 }
 
+/* ---- checkpoints ---- */
+
+static char *checkpoint_file(const char *path)
+{
+    return mem_printf("%s/STORE", path);
+}
+
+static int checkpoint_write(const char *path, struct bytes data)
+{
+    _cleanup_(mem_freep) char *name = checkpoint_file(path);
+    _cleanup_(file_closep) struct file *f = NULL;
+    int r = dir_make(path);
+    if (r == 0)
+        r = file_open(&f, name, FILE_WRITE | FILE_CREATE | FILE_EXCLUSIVE);
+    if (r == 0)
+        r = file_write(f, 0, data.data, data.len);
+    if (r == 0)
+        r = file_sync(f);
+    return r == 0 ? dir_sync(path) : r;
+}
+
+/* Length and bytes of each key and value in turn. */
 int db_checkpoint(struct db *db, const char *path)
 {
-    return -ENOTSUP;
+    _cleanup_(buf_deinit) struct buf out = BUF_NULL;
+    struct db_iter *it = db_iter_new(db, &(struct db_iter_options){0});
+    for (db_iter_seek(it, BYTES_LIT("\0")); db_iter_valid(it); db_iter_next(it)) {
+        buf_append_u32_be(&out, (uint32_t)db_iter_key(it).len);
+        buf_append_bytes(&out, db_iter_key(it));
+        buf_append_u32_be(&out, (uint32_t)db_iter_value(it).len);
+        buf_append_bytes(&out, db_iter_value(it));
+    }
+    db_iter_free(it);
+    return checkpoint_write(path, buf_bytes(&out));
+}
+
+static bool checkpoint_get(struct bytes *rest, struct bytes *ret)
+{
+    if (rest->len < 4 || rest->len - 4 < u32_be_get(rest->data))
+        return false;
+    *ret = bytes_of(rest->data + 4, u32_be_get(rest->data));
+    *rest = bytes_of(rest->data + 4 + ret->len, rest->len - 4 - ret->len);
+    return true;
+}
+
+static int checkpoint_read(struct db *db, struct bytes data)
+{
+    struct db_batch *b = db_batch_new();
+    struct bytes key, value;
+    bool ok = true;
+    while (data.len > 0 && ok) {
+        ok = checkpoint_get(&data, &key) && checkpoint_get(&data, &value) && key.len > 0;
+        if (ok)
+            db_batch_put(b, key, value);
+    }
+    int r = ok ? db_write(db, b) : -EBADMSG;
+    db_batch_free(b);
+    return r == 0 ? db_flush(db) : r;
+}
+
+static int checkpoint_load(struct db *db, const char *path)
+{
+    _cleanup_(mem_freep) char *name = checkpoint_file(path);
+    _cleanup_(file_closep) struct file *f = NULL;
+    _cleanup_(mem_freep) char *data = NULL;
+    uint64_t size = 0;
+    size_t len = 0;
+    int r = file_open(&f, name, FILE_READ);
+    if (r == -ENOENT || r == -ENOTDIR)
+        return 0;
+    if (r == 0)
+        r = file_size(f, &size);
+    if (r == 0 && size > CHECKPOINT_BYTES_MAX)
+        r = -EBADMSG;
+    if (r == 0) {
+        data = mem_alloc_raw(size + 1);
+        r = file_read(f, 0, data, size, &len);
+    }
+    return r == 0 ? checkpoint_read(db, bytes_of(data, len)) : r;
+}
+
+/* ---- closed stores ---- */
+
+/* A closed store, or a checkpoint that was never opened; NULL: none. */
+static int disk_find(const char *path, struct db **ret)
+{
+    _cleanup_(mem_freep) char *name = checkpoint_file(path);
+    bool there = false;
+    *ret = disk_take(path);
+    if (*ret)
+        return 0;
+    int r = file_exists(name, &there);
+    if (r < 0 || !there)
+        return r < 0 ? r : -ENOENT;
+    r = db_open(ret, &(struct db_options){.path = path}, NULL);
+    if (r == 0)
+        store_lose(*ret);
+    return r;
+}
+
+static void disk_rename(struct db *db, const char *path)
+{
+    free(db->path);
+    db->path = mem_strdup(path);
+    disk_put(db);
+}
+
+int db_exchange(const char *next, const char *path)
+{
+    struct db *db, *old;
+    int r = disk_find(next, &db);
+    if (r < 0)
+        return r;
+    old = disk_take(path);
+    if (old)
+        disk_rename(old, next);
+    disk_rename(db, path);
+    return 0;
+}
+
+int db_remove(const char *path)
+{
+    _cleanup_(mem_freep) char *name = checkpoint_file(path);
+    struct db *db = disk_take(path);
+    if (db)
+        store_free(db);
+    int r = file_remove(name);
+    return r == -ENOENT || r == -ENOTDIR ? 0 : r;
 }

@@ -9,15 +9,17 @@
  * Invariants: (1) every write goes through write_options, which has the log off. (2) Reads over
  * several user keys use total order; only an iterator that stays within one prefix may use the
  * prefix bloom. (3) A status other than "not found" is logged with RocksDB's own text, which names
- * the file, and returned as one of db.h's errors; nothing is retried. (4) The options come from one function, so that every opening has the same. (5) A
- * compaction by hand goes table by table of the deepest level, because RocksDB's own compactions wait
- * for one that is under way, and at last writes wait for them.
+ * the file, and returned as one of db.h's errors; nothing is retried. (4) The options come from one
+ * function, so that every opening has the same. (5) A compaction by hand goes table by table of the
+ * deepest level, because RocksDB's own compactions wait for one that is under way, and at last
+ * writes wait for them.
  *
  * Thread: reads, views and iterators from any; see db.h for the rest.
  */
 #include "storage/db.h"
 
 #include <rocksdb/c.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -26,6 +28,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "storage/db_files.h"
 
 enum {
     OPEN_FILES_MAX = 512,
@@ -54,6 +57,7 @@ struct db {
     rocksdb_readoptions_t *read_options;
     rocksdb_writeoptions_t *write_options;
     size_t (*prefix_len)(struct bytes key);
+    atomic_bool interrupted;
 };
 
 struct db_view {
@@ -69,6 +73,7 @@ struct bounds {
 
 struct db_iter {
     rocksdb_iterator_t *rocks;
+    const struct db *interruptible; /* NULL: not */
     rocksdb_readoptions_t *read_options;
     uint8_t upper[]; /* RocksDB keeps a pointer to the bound */
 };
@@ -274,6 +279,9 @@ int db_open(struct db **ret, const struct db_options *options, char **ret_error)
     _cleanup_(db_closep) struct db *db = mem_new(struct db);
     options_set(db, options);
     char *text = NULL;
+    int r = options->read_only ? 0 : db_files_recover(options->path);
+    if (r < 0)
+        return err_origin(r);
     if (options->read_only)
         db->rocks = rocksdb_open_for_read_only(db->options, options->path, 0, &text);
     else
@@ -432,6 +440,7 @@ struct db_iter *db_iter_new(struct db *db, const struct db_iter_options *options
     rocksdb_readoptions_set_total_order_seek(o, !options->one_prefix); /* (2) */
     rocksdb_readoptions_set_fill_cache(o, !options->no_cache);
     it->rocks = rocksdb_create_iterator(db->rocks, o);
+    it->interruptible = options->no_cache ? db : NULL;
     return it;
 }
 
@@ -460,9 +469,14 @@ void db_iter_next(struct db_iter *it)
     rocksdb_iter_next(it->rocks);
 }
 
+static bool interrupted(const struct db *db)
+{
+    return db && atomic_load_explicit(&db->interrupted, memory_order_relaxed);
+}
+
 bool db_iter_valid(const struct db_iter *it)
 {
-    return rocksdb_iter_valid(it->rocks);
+    return rocksdb_iter_valid(it->rocks) && !interrupted(it->interruptible);
 }
 
 struct bytes db_iter_key(const struct db_iter *it)
@@ -482,6 +496,8 @@ struct bytes db_iter_value(const struct db_iter *it)
 int db_iter_error(const struct db_iter *it)
 {
     char *text = NULL;
+    if (interrupted(it->interruptible))
+        return -ECANCELED;
     rocksdb_iter_get_error(it->rocks, &text);
     return text ? rocks_failed("iterate", text) : 0;
 }
@@ -573,6 +589,10 @@ int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg)
 
     bounds_find(&b, db);
     for (size_t i = 0; i <= b.len && r == 0 && (!go_on || go_on(arg)); i++) {
+        if (interrupted(db)) {
+            r = -ECANCELED;
+            break;
+        }
         compact_slice(db, i > 0 ? buf_bytes(&b.keys[i - 1]) : BYTES_NULL,
                       i < b.len ? buf_bytes(&b.keys[i]) : BYTES_NULL);
         if (property(db, "rocksdb.background-errors") != failures)
@@ -582,6 +602,11 @@ int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg)
         buf_deinit(&b.keys[i]);
     free(b.keys);
     return r;
+}
+
+void db_interrupt(struct db *db)
+{
+    atomic_store(&db->interrupted, true);
 }
 
 uint64_t db_disk_bytes(struct db *db)

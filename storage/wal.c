@@ -389,6 +389,14 @@ int wal_release(struct wal *w, uint64_t index)
     return 0;
 }
 
+void wal_on_no_room(struct wal *w, void (*no_room)(void *arg), void *arg)
+{
+    pthread_mutex_lock(&w->spares.mutex);
+    w->spares.no_room = no_room;
+    w->spares.no_room_arg = arg;
+    pthread_mutex_unlock(&w->spares.mutex);
+}
+
 uint64_t wal_first_index(const struct wal *w)
 {
     uint64_t first = w->segments[0].last_index + 1;

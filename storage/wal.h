@@ -40,6 +40,10 @@ struct wal_options {
     uint32_t spare_segments_max; /* recycled segments kept ready; 0 = 2 */
     /* The database's. The log must reach it; entries up to here need not be returned. */
     uint64_t applied_index;
+    /* Of those, so many are returned all the same, if the log still holds them: the last ones, with
+     * payloads of no more than so many bytes. */
+    uint64_t kept_entries;
+    uint64_t kept_bytes_max;
     /* For a new log: a random number. Seeds the checksums, so that no stored value can pass for
      * a record. */
     uint32_t salt;
@@ -63,9 +67,12 @@ struct wal_recovery {
     uint64_t snapshot_term;
     uint64_t first_index; /* lowest index the log still holds; 0 = no entries */
     /* applied_index + 1 onwards, consecutive; each holds a reference. If a snapshot above
-     * applied_index replaced the log: snapshot_index + 1 onwards. */
+     * applied_index replaced the log: snapshot_index + 1 onwards. With kept_entries some before
+     * that: base_index + 1 onwards in any case. */
     struct raft_entry *entries;
     size_t n_entries;
+    uint64_t base_index;
+    uint64_t base_term;
     uint64_t applied_term; /* term of the entry at applied_index; 0 if the log no longer holds it */
     char *error;           /* WAL_E_*: what is wrong and where */
 };
@@ -95,6 +102,9 @@ int wal_flush(struct wal *w);
 /* Segments whose entries are all <= index are recycled. The caller promises that the database is
  * durable up to index. */
 int wal_release(struct wal *w, uint64_t index);
+/* Calls no_room, on a thread of the log's own, whenever there is no room on the disk for the next
+ * segment. A release soon after helps: what is recycled needs none. Before the first append. */
+void wal_on_no_room(struct wal *w, void (*no_room)(void *arg), void *arg);
 uint64_t wal_first_index(const struct wal *w);
 uint64_t wal_size_bytes(const struct wal *w);
 

@@ -108,12 +108,15 @@ struct wal_spares {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
+    void (*no_room)(void *arg); /* wal_on_no_room() */
+    void *no_room_arg;
     struct wal_spare ready[WAL_SPARES_MAX];
     size_t n_ready;
     uint64_t id_next;
     uint64_t wanted_bytes;               /* the thread is to make one of this size; 0 = nothing */
     uint64_t removals[WAL_REMOVALS_MAX]; /* and to remove these */
     size_t n_removals;
+    bool starved; /* the disk had no room for the last one: whatever is given back is kept */
     bool stopping;
 };
 

@@ -163,18 +163,26 @@ static int opening_replay_segment(struct opening *o, size_t i)
     return problem ? opening_corrupt(o, next->path, 0, problem) : 0;
 }
 
-/* (I2) */
+/* (I2). What is wanted of the applied entries may be gone. */
 static int opening_replay(struct opening *o)
 {
+    const struct wal_options *options = o->options;
+    uint64_t applied = options->applied_index, above = 0;
     size_t i = o->n_segments - 1;
-    while (i > 0 && o->segments[i].header.last_index > o->options->applied_index)
+    if (applied > options->kept_entries)
+        above = applied - options->kept_entries;
+    while (i > 0 && o->segments[i].header.last_index > above)
         i--;
-    wal_replay_start(&o->replay, &o->segments[i].header, o->options->applied_index);
+    const struct wal_header *h = &o->segments[i].header;
+    if (h->last_index > above)
+        above = h->last_index < applied ? h->last_index : applied;
+    wal_replay_start(&o->replay, h, above, applied, options->kept_bytes_max);
     for (; i < o->n_segments; i++) {
         int r = opening_replay_segment(o, i);
         if (r)
             return r;
     }
+    wal_replay_end(&o->replay);
     return 0;
 }
 
@@ -218,14 +226,26 @@ static int opening_compare(struct opening *o)
         return WAL_E_CORRUPT;
     }
     /* A snapshot that is not in the database yet, or the entry behind the applied one. */
-    uint64_t want = p->first_index > applied + 1 ? p->first_index : applied + 1;
     uint64_t first = p->n_entries ? p->entries[0].index : p->last_index + 1;
-    if (first != want) {
+    if (p->first_index > applied + 1 ? first != p->first_index : first > applied + 1) {
         o->recovery->error = mem_printf("%s: the log begins at index %" PRIu64
                                         ", but the database has applied only %" PRIu64,
                                         o->options->dir, first, applied);
         return WAL_E_CORRUPT;
     }
+    return 0;
+}
+
+/* 0: the log does not hold it any more. */
+static uint64_t applied_term(const struct opening *o)
+{
+    const struct wal_replay *p = &o->replay;
+    uint64_t applied = o->options->applied_index;
+    if (applied == p->keep_above)
+        return p->keep_above_term;
+    for (size_t i = 0; i < p->n_entries && p->entries[i].index <= applied; i++)
+        if (p->entries[i].index == applied)
+            return p->entries[i].term;
     return 0;
 }
 
@@ -241,7 +261,13 @@ static void opening_report(struct opening *o, struct wal *w)
     rec->first_index = wal_first_index(w);
     rec->entries = p->entries;
     rec->n_entries = p->n_entries;
-    rec->applied_term = p->keep_above_term;
+    rec->base_index = p->keep_above;
+    rec->base_term = p->keep_above_term;
+    if (p->first_index > p->keep_above + 1) {
+        rec->base_index = p->snapshot_index;
+        rec->base_term = p->snapshot_term;
+    }
+    rec->applied_term = applied_term(o);
     p->entries = NULL;
     p->n_entries = p->cap_entries = 0;
 }

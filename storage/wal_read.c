@@ -165,7 +165,7 @@ static int reading_segment(struct reading *g, uint64_t seq, bool last)
     if (problem)
         return reading_corrupt(g, path, 0, problem);
     if (!g->started) {
-        wal_replay_start(&g->replay, &r->header, UINT64_MAX);
+        wal_replay_start(&g->replay, &r->header, UINT64_MAX, UINT64_MAX, 0);
         e = reading_visit_header(g);
     }
     g->started = true;

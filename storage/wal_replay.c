@@ -19,10 +19,13 @@
 #include "base/check.h"
 #include "base/mem.h"
 
-void wal_replay_start(struct wal_replay *p, const struct wal_header *h, uint64_t keep_above)
+void wal_replay_start(struct wal_replay *p, const struct wal_header *h, uint64_t keep_above,
+                      uint64_t applied, uint64_t applied_bytes_max)
 {
     *p = (struct wal_replay){
         .keep_above = keep_above,
+        .applied = applied,
+        .applied_bytes_max = applied_bytes_max,
         .hard_state = h->hard_state,
         .first_index = h->first_index,
         .last_index = h->last_index,
@@ -33,12 +36,41 @@ void wal_replay_start(struct wal_replay *p, const struct wal_header *h, uint64_t
     };
 }
 
+/* The payload of an entry, as it counts against the bound. */
+static uint64_t replay_weight(const struct wal_replay *p, const struct raft_entry *e)
+{
+    return e->index <= p->applied ? blob_bytes(e->data).len : 0;
+}
+
 static void replay_discard_from(struct wal_replay *p, uint64_t index)
 {
     while (p->n_entries && p->entries[p->n_entries - 1].index >= index) {
-        p->n_entries--;
-        blob_unref(p->entries[p->n_entries].data);
+        struct raft_entry *e = &p->entries[--p->n_entries];
+        p->applied_bytes -= replay_weight(p, e);
+        blob_unref(e->data);
     }
+}
+
+/* Only what is committed, and so never overwritten, goes from the front. */
+static void replay_trim(struct wal_replay *p, uint64_t bytes_max)
+{
+    uint64_t last = p->applied < p->hard_state.commit ? p->applied : p->hard_state.commit;
+    size_t n = 0;
+    while (n < p->n_entries && p->applied_bytes > bytes_max && p->entries[n].index <= last) {
+        struct raft_entry *e = &p->entries[n++];
+        p->applied_bytes -= replay_weight(p, e);
+        p->keep_above = e->index;
+        p->keep_above_term = e->term;
+        blob_unref(e->data);
+    }
+    p->n_entries -= n;
+    if (n > 0)
+        memmove(p->entries, p->entries + n, p->n_entries * sizeof(*p->entries));
+}
+
+void wal_replay_end(struct wal_replay *p)
+{
+    replay_trim(p, p->applied_bytes_max);
 }
 
 void wal_replay_deinit(struct wal_replay *p)
@@ -54,8 +86,12 @@ static void replay_keep(struct wal_replay *p, const struct raft_entry *e, struct
         p->cap_entries = p->cap_entries ? 2 * p->cap_entries : 256;
         p->entries = mem_realloc(p->entries, p->cap_entries * sizeof(*p->entries));
     }
-    p->entries[p->n_entries] = *e;
-    p->entries[p->n_entries++].data = data.len ? blob_copy(data) : NULL;
+    struct raft_entry *kept = &p->entries[p->n_entries++];
+    *kept = *e;
+    kept->data = data.len ? blob_copy(data) : NULL;
+    p->applied_bytes += replay_weight(p, kept);
+    if (p->applied_bytes / 2 > p->applied_bytes_max) /* seldom, since it moves the others */
+        replay_trim(p, p->applied_bytes_max);
 }
 
 static const char *replay_entry(struct wal_replay *p, const struct wal_frame *f)
@@ -107,6 +143,10 @@ static const char *replay_snapshot(struct wal_replay *p, const struct wal_frame 
     p->last_index = index;
     p->last_term = term;
     p->keep_above_term = index == p->keep_above ? term : 0;
+    if (index > p->keep_above && index <= p->applied) {
+        p->keep_above = index;
+        p->keep_above_term = term;
+    }
     return NULL;
 }
 

@@ -15,7 +15,8 @@
  *  (I2) The contents of a spare mean nothing: frames in it have other lsns than they would need
  *       in their next life.
  *  (I3) Failing to make a spare in the background is not an error of the log: it is tried again
- *       on the spot, and fails there.
+ *       on the spot, and fails there. If the disk was full, the owner of the database hears of it
+ *       (no_room), because what a release gives back needs no room; it is kept whatever its size.
  */
 #include "storage/wal_internal.h"
 
@@ -87,16 +88,22 @@ static void spare_thread_turn(struct wal_spares *s, uint64_t id, uint64_t bytes)
     struct file *f = NULL;
     int r = spare_make(s, id, bytes, &f);
     f = file_close(f);
+    bool starved = r == -ENOSPC || r == -EDQUOT;
     if (r < 0 && r != -ECANCELED)
         log_warn("failed to prepare a raft log segment", LOG_STR("dir", s->dir),
                  LOG_ERRNO("error", r));
     pthread_mutex_lock(&s->mutex);
+    s->starved = starved;
     if (r == 0) {
         check(s->n_ready < WAL_SPARES_MAX);
         s->ready[s->n_ready++] = (struct wal_spare){.id = id, .bytes = bytes};
     }
     s->wanted_bytes = 0;
+    void (*no_room)(void *arg) = starved ? s->no_room : NULL;
+    void *arg = s->no_room_arg;
     pthread_mutex_unlock(&s->mutex);
+    if (no_room)
+        no_room(arg);
 }
 
 static void remove_turn(struct wal_spares *s, uint64_t id)
@@ -180,7 +187,7 @@ void wal_spares_deinit(struct wal_spares *s)
 static int spares_keep(struct wal_spares *s, uint64_t id, uint64_t bytes)
 {
     pthread_mutex_lock(&s->mutex);
-    bool keep = bytes == s->segment_bytes && s->n_ready < s->kept_max;
+    bool keep = (bytes == s->segment_bytes || s->starved) && s->n_ready < s->kept_max;
     bool later = !keep && s->threaded && s->n_removals < WAL_REMOVALS_MAX;
     if (keep)
         s->ready[s->n_ready++] = (struct wal_spare){.id = id, .bytes = bytes};

@@ -198,6 +198,93 @@ static void test_overwrite(void **state)
     wal_close(w);
 }
 
+static struct wal *open_kept(uint64_t applied, uint64_t entries, uint64_t bytes_max,
+                             struct wal_recovery *ret)
+{
+    struct wal_options o = test_options();
+    struct wal *w;
+    o.applied_index = applied;
+    o.kept_entries = entries;
+    o.kept_bytes_max = bytes_max;
+    assert_int_equal(wal_open(&w, &o, ret), 0);
+    return w;
+}
+
+/* The last term that was written at an index of the log below. */
+static uint64_t kept_term(uint64_t index)
+{
+    return index <= 42 ? 1 : index < 50 ? 2 : 3;
+}
+
+static void kept_check(uint64_t applied, uint64_t kept, uint64_t bytes_max, uint64_t first_held)
+{
+    struct wal_recovery rec;
+    uint64_t bytes = 0, base = applied;
+    struct wal *w = open_kept(applied, kept, bytes_max, &rec);
+    while (base > first_held - 1 && applied - base < kept &&
+           bytes + test_payload_len(base) <= bytes_max)
+        bytes += test_payload_len(base--);
+    assert_int_equal(rec.base_index, base);
+    assert_int_equal(rec.base_term, base == 0 ? 0 : kept_term(base));
+    assert_int_equal(rec.applied_term, kept_term(applied));
+    assert_int_equal(rec.n_entries, 120 - base);
+    for (uint64_t i = base + 1; i <= 120; i++)
+        assert_true(test_entry_is(&rec.entries[i - base - 1], i, kept_term(i),
+                                  test_payload_len(i)));
+    wal_recovery_deinit(&rec);
+    wal_abandon(w);
+}
+
+/* A leader that restarts has entries for peers that lag. */
+static void test_kept(void **state)
+{
+    static const uint64_t kept[] = {0, 1, 7, 30, 1000}, bytes_max[] = {0, 100, 1000, 1 << 20};
+    struct wal *w = test_create();
+    test_append(w, 1, 100, 1);
+    test_commit(w, 1, 42);
+    test_append(w, 43, 60, 2);
+    test_append(w, 50, 120, 3);
+    test_commit(w, 3, 110);
+    assert_int_equal(wal_sync(w), 0);
+    for (uint64_t released = 0; released < 100; released += 45) {
+        assert_int_equal(wal_release(w, released), 0);
+        uint64_t first = wal_first_index(w);
+        w = wal_abandon(w);
+        for (uint64_t applied = first; applied <= 110; applied += 3)
+            for (size_t k = 0; k < 5; k++)
+                for (size_t b = 0; b < 4; b++)
+                    kept_check(applied, kept[k], bytes_max[b], first);
+        struct wal_recovery rec;
+        w = open_kept(110, 0, 0, &rec);
+        wal_recovery_deinit(&rec);
+    }
+    wal_close(w);
+}
+
+/* Not from before a snapshot that replaced the log. */
+static void test_kept_snapshot(void **state)
+{
+    struct wal *w = test_create();
+    test_append(w, 1, 50, 1);
+    test_commit(w, 1, 40);
+    assert_int_equal(wal_append_snapshot(w, 500, 7), 0);
+    test_commit(w, 7, 500);
+    test_append(w, 501, 520, 7);
+    test_commit(w, 7, 515);
+    assert_int_equal(wal_sync(w), 0);
+    w = wal_abandon(w);
+    for (uint64_t applied = 40; applied <= 510; applied += applied < 45 ? 1 : 5) {
+        struct wal_recovery rec;
+        w = open_kept(applied, 1000, 1 << 20, &rec);
+        assert_int_equal(rec.base_index, 500);
+        assert_int_equal(rec.base_term, 7);
+        assert_int_equal(rec.applied_term, applied >= 500 ? 7 : 0);
+        test_assert_entries(&rec, 501, 520, 7);
+        wal_recovery_deinit(&rec);
+        w = wal_abandon(w);
+    }
+}
+
 static void test_snapshot(void **state)
 {
     struct wal *w = test_create();
@@ -438,6 +525,8 @@ int main(void)
         cmocka_unit_test(test_segments),
         cmocka_unit_test(test_applied),
         cmocka_unit_test(test_overwrite),
+        cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_kept_snapshot),
         cmocka_unit_test(test_snapshot),
         cmocka_unit_test(test_foreign_and_missing),
         cmocka_unit_test(test_large_entry),

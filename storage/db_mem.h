@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What only the store in memory has, for tests and the simulator.
+ */
+#pragma once
+
+#include <stdint.h>
+
+struct db;
+
+/* Empties the disk of closed stores. */
+void db_mem_forget(void);
+/* The process that has it open is gone, with all views and iterators. The store is closed as it was
+ * at some moment since its last flush, for it may flush when it likes; random chooses the moment. */
+void db_mem_crash(struct db *db, uint64_t random);
