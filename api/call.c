@@ -266,6 +266,15 @@ void call_submit(struct call *call, enum request_kind kind)
     call_submit_payload(call, kind, call->payload);
 }
 
+void call_submit_by(struct call *call, enum request_kind kind, void (*submit)(struct call *call))
+{
+    call->request.kind = kind;
+    call->request.payload = BYTES_NULL;
+    call->step = answer_outcome;
+    call->phase = CALL_SUBMITTED;
+    submit(call);
+}
+
 void call_read_index(struct call *call, call_step step)
 {
     call->request.kind = REQUEST_READ_INDEX;

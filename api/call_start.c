@@ -48,7 +48,7 @@ struct call_headers {
     struct bytes token;
     struct bytes authorization;
     struct bytes version;
-    bool needs_leader;
+    struct bytes leader;
 };
 
 static void header_read(struct bytes key, struct bytes value, struct call_headers *h)
@@ -60,8 +60,8 @@ static void header_read(struct bytes key, struct bytes value, struct call_header
             h->token = value;
         break;
     case 9:
-        if (bytes_equal(key, BYTES_LIT("hasleader")))
-            h->needs_leader = bytes_equal(value, BYTES_LIT("true"));
+        if (!h->leader.data && bytes_equal(key, BYTES_LIT("hasleader")))
+            h->leader = value;
         break;
     case 13:
         if (!h->authorization.data && bytes_equal(key, BYTES_LIT("authorization")))
@@ -73,6 +73,13 @@ static void header_read(struct bytes key, struct bytes value, struct call_header
         break;
     default: break;
     }
+}
+
+static enum outcome call_check_learner(const struct call *call)
+{
+    bool refuse = server_is_learner(call->server) &&
+                  !method_serves_learner(call->method, call->message);
+    return refuse ? OUTCOME_LEARNER_UNSUPPORTED : OUTCOME_OK;
 }
 
 /* What etcd does with a call's metadata before any handler sees it. */
@@ -90,7 +97,7 @@ static enum outcome call_read_headers(struct call *call)
     if (bytes_has_prefix(token, BYTES_LIT("Bearer ")))
         token = bytes_of(token.data + 7, token.len - 7);
     call->request.credentials = (struct credentials){.token = token};
-    if (!h.needs_leader)
+    if (!bytes_equal(h.leader, BYTES_LIT("true")))
         return OUTCOME_OK;
     struct server_info info;
     server_info(call->server, &info);
@@ -185,7 +192,9 @@ void call_start(struct call *call, const struct method *method, size_t message_b
     if (method->type == METHOD_UNARY)
         call_count_start(call);
     metric_add(&method_metrics_of(method)->received, 1);
-    enum outcome outcome = call_read_headers(call);
+    enum outcome outcome = call_check_learner(call);
+    if (!outcome)
+        outcome = call_read_headers(call);
     if (!outcome && method->validate)
         outcome = method->validate(call->server, call->message);
     if (outcome)

@@ -46,6 +46,7 @@ struct server {
     size_t n_cancelled;
     bool finish_inside; /* server_submit() finishes before it returns */
     bool no_leader;
+    atomic_bool is_learner;
     bool scans_full;
     bool no_space;
     unsigned stream_messages;
@@ -123,6 +124,26 @@ bool server_cancel(struct server *s, struct request *request)
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     return found;
+}
+
+bool server_is_learner(const struct server *s)
+{
+    return atomic_load(&s->is_learner);
+}
+
+void server_change_members(struct server *s, struct request *request, const void *message)
+{
+    server_submit(s, request);
+}
+
+void server_promote_member(struct server *s, struct request *request, uint64_t member_id)
+{
+    server_submit(s, request);
+}
+
+void server_move_leader(struct server *s, struct request *request, uint64_t member_id)
+{
+    server_submit(s, request);
 }
 
 int64_t server_lease_id(struct server *s)
@@ -594,6 +615,28 @@ static void expect_token(const char *want)
     assert_string_equal(have, want);
 }
 
+/* A learner answers reads that ask nobody, and its status. That comes before what the metadata say. */
+static void test_learner(void **state)
+{
+    static const char refused[] = "etcdserver: rpc not supported for learner";
+    static const struct metadata bad_version = {"client-api-version", "\xff"};
+
+    SERVER_SET(finish_inside, true);
+    SERVER_SET(read_outcome, OUTCOME_EMPTY_KEY);
+    atomic_store(&server.is_learner, true);
+    call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_FAILED_PRECONDITION, refused, "");
+    call_expect(call_begin(PUT, put_message, &bad_version), GRPC_STATUS_FAILED_PRECONDITION, refused,
+                "");
+    call_expect(call_begin(RANGE, BYTES_LIT("\x0A\x01k"), NULL), GRPC_STATUS_FAILED_PRECONDITION,
+                refused, "");
+    call_expect(call_begin(RANGE, BYTES_LIT("\x0A\x01k\x38\x01"), NULL),
+                GRPC_STATUS_INVALID_ARGUMENT, "etcdserver: key is not provided", "");
+    atomic_store(&server.is_learner, false);
+    call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_OK, "", "\x0A\x01k\x12\x01v");
+    SERVER_SET(read_outcome, OUTCOME_OK);
+    SERVER_SET(finish_inside, false);
+}
+
 static void test_metadata(void **state)
 {
     static const struct metadata token = {"token", "secret.1"},
@@ -819,6 +862,7 @@ int main(void)
         TEST(test_too_long),
         TEST(test_unknown_paths),
         TEST(test_unimplemented),
+        TEST(test_learner),
         TEST(test_metadata),
         TEST(test_reads),
         TEST(test_lease_grant_gets_an_id),

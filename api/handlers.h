@@ -28,6 +28,10 @@ void lease_revoke_call(struct call *call);
 void lease_time_to_live_call(struct call *call);
 void lease_leases_call(struct call *call);
 
+void cluster_member_add(struct call *call);
+void cluster_member_remove(struct call *call);
+void cluster_member_update(struct call *call);
+void cluster_member_promote(struct call *call);
 void cluster_member_list(struct call *call);
 
 void maintenance_alarm(struct call *call);
@@ -35,6 +39,7 @@ void maintenance_status(struct call *call);
 void maintenance_defragment(struct call *call);
 void maintenance_hash(struct call *call);
 void maintenance_hash_kv(struct call *call);
+void maintenance_move_leader(struct call *call);
 
 void health_check(struct call *call);
 void health_list(struct call *call);

@@ -6,6 +6,7 @@
  */
 #include "api/call.h"
 #include "api/handlers.h"
+#include "rpc.pb-c.h"
 
 void maintenance_alarm(struct call *call)
 {
@@ -30,4 +31,16 @@ void maintenance_hash(struct call *call)
 void maintenance_hash_kv(struct call *call)
 {
     call_read(call, &(struct call_read_options){.scan = true}, server_hash_kv);
+}
+
+static void move_leader(struct call *call)
+{
+    const Etcdserverpb__MoveLeaderRequest *r = call->message;
+
+    server_move_leader(call->server, &call->request, r->targetid);
+}
+
+void maintenance_move_leader(struct call *call)
+{
+    call_submit_by(call, REQUEST_MOVE_LEADER, move_leader);
 }

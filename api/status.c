@@ -77,6 +77,8 @@ static const struct status statuses[OUTCOME_COUNT] = {
                                          E("request timed out, possibly due to connection lost")},
     [OUTCOME_TIMEOUT_WAIT_APPLIED] =
         {STATUS_UNAVAILABLE, E("request timed out, waiting for the applied index took too long")},
+    [OUTCOME_TIMEOUT_LEADER_TRANSFER] = {STATUS_UNKNOWN,
+                                         E("request timed out, leader transfer took too long")},
     [OUTCOME_UNHEALTHY] = {STATUS_UNAVAILABLE, E("unhealthy cluster")},
     [OUTCOME_NOT_CAPABLE] = {STATUS_FAILED_PRECONDITION, E("not capable")},
     [OUTCOME_CANCELED] = {STATUS_CANCELED, E("request canceled")},

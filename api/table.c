@@ -9,7 +9,7 @@
  * method that search was a third of a call's CPU time, with 256 it is not to be seen.
  *
  * Rows whose run is NULL are etcd's methods that come with later issues (watch and lease streams,
- * auth, membership, snapshot, election, lock): they answer UNIMPLEMENTED, never something that
+ * auth, snapshot, downgrade, election, lock): they answer UNIMPLEMENTED, never something that
  * looks like success.
  */
 #include "api/table.h"
@@ -69,15 +69,18 @@ const struct method methods[METHOD_COUNT] = {
          NULL, lease_leases_call),
 
     ETCD("Cluster", "MemberAdd", member_add_request, member_add_response, UNARY, ROOT, COLD, NULL,
-         NULL),
+         cluster_member_add),
     ETCD("Cluster", "MemberRemove", member_remove_request, member_remove_response, UNARY, ROOT,
-         COLD, NULL, NULL),
+         COLD, NULL,
+         cluster_member_remove),
     ETCD("Cluster", "MemberUpdate", member_update_request, member_update_response, UNARY, ROOT,
-         COLD, NULL, NULL),
+         COLD, NULL,
+         cluster_member_update),
     ETCD("Cluster", "MemberList", member_list_request, member_list_response, UNARY, USER, COLD,
          NULL, cluster_member_list),
     ETCD("Cluster", "MemberPromote", member_promote_request, member_promote_response, UNARY, ROOT,
-         COLD, NULL, NULL),
+         COLD, NULL,
+         cluster_member_promote),
 
     ETCD("Maintenance", "Alarm", alarm_request, alarm_response, UNARY, BY_ACTION, COLD, NULL,
          maintenance_alarm),
@@ -92,7 +95,8 @@ const struct method methods[METHOD_COUNT] = {
     ETCD("Maintenance", "Snapshot", snapshot_request, snapshot_response, SERVER_STREAM, ROOT, COLD,
          NULL, NULL),
     ETCD("Maintenance", "MoveLeader", move_leader_request, move_leader_response, UNARY, ROOT, COLD,
-         NULL, NULL),
+         NULL,
+         maintenance_move_leader),
     ETCD("Maintenance", "Downgrade", downgrade_request, downgrade_response, UNARY, ROOT, COLD, NULL,
          NULL),
 
@@ -150,6 +154,18 @@ const char *method_type_name(enum method_type type)
 {
     static const char *const names[] = {"unary", "client_stream", "server_stream", "bidi_stream"};
     return names[type];
+}
+
+/* As etcd's interceptors look at it: by the type of a unary call's request, by a stream's name. */
+bool method_serves_learner(const struct method *method, const void *request)
+{
+    const Etcdserverpb__RangeRequest *range = request;
+
+    if (method->type != METHOD_UNARY)
+        return method->request == &etcdserverpb__snapshot_request__descriptor;
+    if (method->request == &etcdserverpb__range_request__descriptor)
+        return range->serializable;
+    return method->request == &etcdserverpb__status_request__descriptor;
 }
 
 bool method_service_is_known(struct bytes service)

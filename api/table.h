@@ -53,3 +53,5 @@ struct bytes method_service(const struct method *method);
 struct bytes method_name(const struct method *method);
 const char *method_type_name(enum method_type type); /* as the metrics' label grpc_type has it */
 bool method_service_is_known(struct bytes service);
+/* May a learner answer that (decoded) request? */
+bool method_serves_learner(const struct method *method, const void *request);
