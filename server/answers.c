@@ -3,6 +3,8 @@
  * Answers from local state: everything that needs no log entry. Each takes a decoded request and
  * appends the encoded response.
  *
+ * Each holds the store while it looks at it (store.h).
+ *
  * Thread: any. Functions that scan (ranges of many keys, hashes, defragmentation) belong on the
  * scan pool; the caller decides.
  */
@@ -12,6 +14,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "server/member_answer.h"
+#include "server/peer_door.h"
 #include "server/quota.h"
 #include "server/range.h"
 #include "server/server_metrics.h"
@@ -27,14 +31,25 @@ static enum outcome outcome_of(int r)
     return r == MVCC_E_COMPACTED ? OUTCOME_COMPACTED : OUTCOME_FUTURE_REVISION;
 }
 
+/* A whole answer: all of the range, counted. */
+static enum outcome range_whole(struct server *s, const void *request, struct buf *response,
+                                struct range_summary *ret)
+{
+    int r;
+
+    store_hold(&s->store);
+    struct range_view view = {.mvcc = s->store.mvcc};
+    r = range_encode(&view, request, (struct range_flags){.with_count = true}, response, ret);
+    store_release(&s->store);
+    metric_add(&metric_mvcc_range, 1);
+    return outcome_of(r);
+}
+
 enum outcome server_range(struct server *s, const void *request, struct buf *response)
 {
-    struct range_view view = {.mvcc = s->mvcc};
     struct range_summary summary;
-    enum outcome outcome = outcome_of(
-        range_encode(&view, request, (struct range_flags){.with_count = true}, response, &summary));
+    enum outcome outcome = range_whole(s, request, response, &summary);
 
-    metric_add(&metric_mvcc_range, 1);
     if (outcome == OUTCOME_OK) {
         struct response_header header = server_header(s, summary.current);
         encode_header(response, &header);
@@ -45,8 +60,11 @@ enum outcome server_range(struct server *s, const void *request, struct buf *res
 enum outcome server_txn_read_only(struct server *s, const void *request, struct buf *response)
 {
     struct response_header header = server_header(s, 0);
-    int r = txn_read_only(s->mvcc, &header, request, response);
+    int r;
 
+    store_hold(&s->store);
+    r = txn_read_only(s->store.mvcc, &header, request, response);
+    store_release(&s->store);
     if (r < 0)
         server_fatal("the database failed while reading", r);
     return (enum outcome)r;
@@ -60,17 +78,15 @@ static int append_key(void *arg, struct bytes key)
     return 0;
 }
 
-enum outcome server_lease_time_to_live(struct server *s, const void *request, struct buf *response)
+static void append_lease(struct server *s, const Etcdserverpb__LeaseTimeToLiveRequest *q,
+                         struct buf *response)
 {
-    const Etcdserverpb__LeaseTimeToLiveRequest *q = request;
-    struct response_header header = server_header(s, mvcc_revision(s->mvcc));
     struct lease_info info;
 
-    encode_header(response, &header);
     encode_i64(response, 2, q->id);
-    if (lease_get(s->leases, q->id, &info) != 0) {
+    if (lease_get(s->store.leases, q->id, &info) != 0) {
         encode_i64(response, 3, -1);
-        return OUTCOME_OK;
+        return;
     }
     uint64_t now = clock_mono_ms();
     /* A lease not yet a millisecond old has less than its whole time left. */
@@ -79,19 +95,35 @@ enum outcome server_lease_time_to_live(struct server *s, const void *request, st
         left_ms = (uint64_t)info.ttl_s * 1000;
     encode_i64(response, 3, (int64_t)(left_ms / 1000));
     encode_i64(response, 4, info.ttl_s);
-    if (q->keys && mvcc_lease_keys(s->mvcc, q->id, append_key, response) < 0)
+    if (q->keys && mvcc_lease_keys(s->store.mvcc, q->id, append_key, response) < 0)
         server_fatal("the database failed while reading", -EIO);
+}
+
+/* Holds the store; to be released. */
+static void hold_with_header(struct server *s, struct buf *response)
+{
+    store_hold(&s->store);
+    struct response_header header = server_header(s, mvcc_revision(s->store.mvcc));
+    encode_header(response, &header);
+}
+
+enum outcome server_lease_time_to_live(struct server *s, const void *request, struct buf *response)
+{
+    hold_with_header(s, response);
+    append_lease(s, request, response);
+    store_release(&s->store);
     return OUTCOME_OK;
 }
 
 enum outcome server_lease_leases(struct server *s, const void *request, struct buf *response)
 {
-    struct response_header header = server_header(s, mvcc_revision(s->mvcc));
     struct lease_info *infos;
-    size_t n = lease_list(s->leases, &infos);
+    size_t n;
 
     (void)request;
-    encode_header(response, &header);
+    hold_with_header(s, response);
+    n = lease_list(s->store.leases, &infos);
+    store_release(&s->store);
     for (size_t i = 0; i < n; i++) {
         size_t mark = encode_begin(response, 2);
         encode_i64(response, 1, infos[i].id);
@@ -103,25 +135,6 @@ enum outcome server_lease_leases(struct server *s, const void *request, struct b
 
 /* ---- members ---- */
 
-static void append_strings(struct buf *out, uint32_t field, char *const *items, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        encode_present_bytes(out, field, bytes_str(items[i]));
-}
-
-static void append_member(void *arg, const struct member *m)
-{
-    struct buf *out = arg;
-    size_t mark = encode_begin(out, 2);
-
-    encode_u64(out, 1, m->id);
-    encode_bytes(out, 2, bytes_str(m->name));
-    append_strings(out, 3, m->peer_urls, m->n_peer_urls);
-    append_strings(out, 4, m->client_urls, m->n_client_urls);
-    encode_bool(out, 5, m->is_learner);
-    encode_end(out, mark);
-}
-
 /* etcd's member list carries a header without a revision. */
 enum outcome server_member_list(struct server *s, const void *request, struct buf *response)
 {
@@ -129,33 +142,61 @@ enum outcome server_member_list(struct server *s, const void *request, struct bu
 
     (void)request;
     encode_header(response, &header);
-    members_visit(s->members, append_member, response);
+    store_hold(&s->store);
+    member_answer_list(response, 2, s->store.members);
+    store_release(&s->store);
     return OUTCOME_OK;
 }
 
 /* ---- maintenance ---- */
 
+/* DowngradeInfo, empty while none is under way. */
+static void append_downgrade(struct server *s, struct buf *out)
+{
+    struct downgrade downgrade;
+    size_t mark = encode_begin(out, 13);
+
+    members_downgrade(s->store.members, &downgrade);
+    encode_bool(out, 1, downgrade.enabled);
+    encode_bytes(out, 2, bytes_str(downgrade.target));
+    encode_end(out, mark);
+}
+
 enum outcome server_maintenance_status(struct server *s, const void *request, struct buf *response)
 {
-    struct response_header header = server_header(s, mvcc_revision(s->mvcc));
     uint64_t leader = atomic_load(&s->state.leader);
 
     (void)request;
-    encode_header(response, &header);
+    hold_with_header(s, response);
     encode_bytes(response, 2, bytes_str(SERVER_COMPATIBLE_VERSION));
-    encode_u64(response, 3, db_disk_bytes(s->db) + db_unflushed_bytes(s->db));
+    encode_u64(response, 3, db_disk_bytes(s->store.db) + db_unflushed_bytes(s->store.db));
     encode_u64(response, 4, leader);
     encode_u64(response, 5, atomic_load(&s->state.committed));
-    encode_u64(response, 6, header.raft_term);
+    encode_u64(response, 6, atomic_load(&s->state.term));
     encode_u64(response, 7, atomic_load(&s->state.applied));
     if (leader == 0)
         encode_bytes(response, 8, bytes_str("etcdserver: no leader"));
-    alarms_describe(s->alarms, 8, response);
-    encode_u64(response, 9, db_used_bytes(s->db));
+    alarms_describe(s->store.alarms, 8, response);
+    encode_u64(response, 9, db_used_bytes(s->store.db));
+    encode_bool(response, 10, atomic_load(&s->state.is_learner));
     encode_bytes(response, 11, bytes_str(SERVER_STORAGE_VERSION));
     encode_i64(response, 12, quota_bytes(s->config));
-    encode_present_bytes(response, 13, BYTES_NULL); /* no downgrade under way */
+    append_downgrade(s, response);
+    store_release(&s->store);
     return OUTCOME_OK;
+}
+
+/* Begins anew when the store was exchanged under it. */
+static enum outcome hash_kv(struct server *s, int64_t revision, struct mvcc_hash *ret)
+{
+    int r;
+
+    do {
+        store_hold_job(&s->store);
+        r = mvcc_hash_kv(s->store.mvcc, revision, ret);
+        store_release_job(&s->store);
+    } while (r == -ECANCELED);
+    return outcome_of(r);
 }
 
 enum outcome server_hash_kv(struct server *s, const void *request, struct buf *response)
@@ -163,7 +204,7 @@ enum outcome server_hash_kv(struct server *s, const void *request, struct buf *r
     const Etcdserverpb__HashKVRequest *q = request;
     uint64_t start = clock_mono_ns();
     struct mvcc_hash hash;
-    enum outcome outcome = outcome_of(mvcc_hash_kv(s->mvcc, q->revision, &hash));
+    enum outcome outcome = hash_kv(s, q->revision, &hash);
 
     metric_observe(&metric_hash_rev_duration, (double)(clock_mono_ns() - start) / 1e9);
     if (outcome == OUTCOME_OK) {
@@ -176,13 +217,32 @@ enum outcome server_hash_kv(struct server *s, const void *request, struct buf *r
     return outcome;
 }
 
+/* As Go's encoder writes etcd's answer: zeros are left out. */
+enum outcome server_peer_hash_kv(struct server *s, int64_t revision, struct buf *response)
+{
+    struct mvcc_hash hash;
+    enum outcome outcome = hash_kv(s, revision, &hash);
+
+    if (outcome != OUTCOME_OK)
+        return outcome;
+    buf_printf(response, "{\"header\":{\"revision\":%" PRId64 "}", hash.current);
+    if (hash.hash != 0)
+        buf_printf(response, ",\"hash\":%" PRIu32, hash.hash);
+    if (hash.compact_revision != 0)
+        buf_printf(response, ",\"compact_revision\":%" PRId64, hash.compact_revision);
+    if (hash.revision != 0)
+        buf_printf(response, ",\"hash_revision\":%" PRId64, hash.revision);
+    buf_append_str(response, "}");
+    return OUTCOME_OK;
+}
+
 /* etcd hashes its backend file; tools don't compare it across members. Ours is a digest of the
  * whole history at the current revision. */
 enum outcome server_hash(struct server *s, const void *request, struct buf *response)
 {
     uint64_t start = clock_mono_ns();
     struct mvcc_hash hash;
-    enum outcome outcome = outcome_of(mvcc_hash_kv(s->mvcc, 0, &hash));
+    enum outcome outcome = hash_kv(s, 0, &hash);
 
     (void)request;
     metric_observe(&metric_hash_duration, (double)(clock_mono_ns() - start) / 1e9);
@@ -201,19 +261,39 @@ static bool not_stopping(void *arg)
     return !atomic_load_explicit(&s->state.stopping, memory_order_acquire);
 }
 
-/* Reads and writes go on meanwhile. It may write as much as there is before it removes anything. */
+/* A compaction may write as much as there is before it removes anything. That it runs out of room
+ * does no harm, but what is in memory is flushed first, and that must fit. */
+static bool fits_on_disk(struct server *s)
+{
+    if (!disk_room_short(s->room))
+        return true;
+    (void)disk_room_make(s->room, db_disk_bytes(s->store.db));
+    return disk_room_fits(s->room, 2 * db_unflushed_bytes(s->store.db));
+}
+
+/* A store that a snapshot has just brought needs none: an interrupted one is done. */
+static int compact(struct server *s, uint64_t *ret_bytes)
+{
+    int r;
+
+    store_hold_job(&s->store);
+    r = fits_on_disk(s) ? db_compact(s->store.db, not_stopping, s) : -ENOSPC;
+    *ret_bytes = db_disk_bytes(s->store.db);
+    store_release_job(&s->store);
+    return r == -ECANCELED ? 0 : r;
+}
+
+/* Reads and writes go on meanwhile. */
 enum outcome server_defragment(struct server *s, const void *request, struct buf *response)
 {
-    uint64_t start = clock_mono_ns();
+    uint64_t start = clock_mono_ns(), bytes;
     int r;
 
     (void)request;
     (void)response; /* etcd's answer is an empty message */
     log_info("starting defragment");
     server_metrics_defrag(true);
-    if (disk_room_short(s->room))
-        (void)disk_room_make(s->room, db_disk_bytes(s->db));
-    r = db_compact(s->db, not_stopping, s);
+    r = compact(s, &bytes);
     server_metrics_defrag(false);
     if (r == -ENOSPC)
         return OUTCOME_NO_SPACE;
@@ -223,8 +303,7 @@ enum outcome server_defragment(struct server *s, const void *request, struct buf
         return OUTCOME_STOPPED;
     uint64_t took = clock_mono_ns() - start;
     metric_observe(&metric_defrag_duration, (double)took / 1e9);
-    log_info("finished defragment", LOG_DURATION("took", took),
-             LOG_U64("size-bytes", db_disk_bytes(s->db)));
+    log_info("finished defragment", LOG_DURATION("took", took), LOG_U64("size-bytes", bytes));
     return OUTCOME_OK;
 }
 
@@ -269,7 +348,6 @@ struct range_stream *range_stream_free(struct range_stream *rs)
 /* Keys that remain behind the last one sent, at the pinned revision. */
 static enum outcome count_rest(struct range_stream *rs, struct bytes last_key, int64_t *ret)
 {
-    struct range_view view = {.mvcc = rs->server->mvcc};
     struct range_summary summary;
     struct buf start = BUF_NULL, ignored = BUF_NULL;
     Etcdserverpb__RangeRequest q = rs->request;
@@ -279,9 +357,7 @@ static enum outcome count_rest(struct range_stream *rs, struct bytes last_key, i
     buf_append_u8(&start, 0);
     q.key = (ProtobufCBinaryData){start.len, start.data};
     q.count_only = true;
-    metric_add(&metric_mvcc_range, 1);
-    outcome = outcome_of(
-        range_encode(&view, &q, (struct range_flags){.with_count = true}, &ignored, &summary));
+    outcome = range_whole(rs->server, &q, &ignored, &summary);
     *ret = summary.count;
     buf_deinit(&start);
     buf_deinit(&ignored);
@@ -302,12 +378,9 @@ static void next_chunk(struct range_stream *rs, size_t chunk_bytes)
 
 static enum outcome count_only(struct range_stream *rs, struct buf *body)
 {
-    struct range_view view = {.mvcc = rs->server->mvcc};
     struct range_summary summary;
-    enum outcome outcome = outcome_of(range_encode(
-        &view, &rs->request, (struct range_flags){.with_count = true}, body, &summary));
+    enum outcome outcome = range_whole(rs->server, &rs->request, body, &summary);
 
-    metric_add(&metric_mvcc_range, 1);
     if (outcome == OUTCOME_OK) {
         struct response_header header = server_header(rs->server, summary.current);
         encode_header(body, &header);
@@ -346,17 +419,26 @@ static size_t header_len(int64_t revision)
     return 3 + varint_size((uint64_t)revision);
 }
 
-static enum outcome chunk(struct range_stream *rs, struct buf *body, bool *ret_last)
+static enum outcome read_chunk(struct range_stream *rs, struct buf *body, struct range_summary *ret)
 {
-    struct range_view view = {.mvcc = rs->server->mvcc};
-    struct range_summary summary;
-    enum outcome outcome;
+    struct store *store = &rs->server->store;
+    int r;
 
     rs->request.key = (ProtobufCBinaryData){rs->key.len, rs->key.data};
     rs->request.limit = rs->chunk;
-    outcome = outcome_of(range_encode(&view, &rs->request,
-                                      (struct range_flags){.keep_last_key = true}, body, &summary));
+    store_hold(store);
+    struct range_view view = {.mvcc = store->mvcc};
+    r = range_encode(&view, &rs->request, (struct range_flags){.keep_last_key = true}, body, ret);
+    store_release(store);
     metric_add(&metric_mvcc_range, 1);
+    return outcome_of(r);
+}
+
+static enum outcome chunk(struct range_stream *rs, struct buf *body, bool *ret_last)
+{
+    struct range_summary summary;
+    enum outcome outcome = read_chunk(rs, body, &summary);
+
     if (outcome == OUTCOME_OK) {
         size_t kvs_end = body->len - trailer_len(&summary);
         if (!rs->begun) {
@@ -398,6 +480,7 @@ enum outcome range_stream_next(struct range_stream *rs, struct buf *response, bo
 
 void server_info(struct server *s, struct server_info *ret)
 {
+    store_hold(&s->store);
     *ret = (struct server_info){
         .cluster_id = s->state.cluster_id,
         .member_id = s->state.member_id,
@@ -405,11 +488,12 @@ void server_info(struct server *s, struct server_info *ret)
         .term = atomic_load(&s->state.term),
         .raft_index = atomic_load(&s->state.committed),
         .applied_index = atomic_load(&s->state.applied),
-        .revision = mvcc_revision(s->mvcc),
-        .no_space_alarm = alarms_no_space(s->alarms),
-        .corrupt_alarm = alarms_corrupt(s->alarms),
+        .revision = mvcc_revision(s->store.mvcc),
+        .no_space_alarm = alarms_no_space(s->store.alarms),
+        .corrupt_alarm = alarms_corrupt(s->store.alarms),
     };
-    members_cluster_version(s->members, ret->cluster_version);
+    members_cluster_version(s->store.members, ret->cluster_version);
+    store_release(&s->store);
 }
 
 const struct config *server_config(const struct server *s)

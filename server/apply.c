@@ -18,6 +18,8 @@
  *   (I6) raft hears of a configuration when it is written, and before the applied index shows it.
  *   (I7) an answer that waits for the NOSPACE alarm is in the wait table, so it expires, is taken
  *        back and is stopped as any other; `held` has its id until the alarm is applied.
+ *   (I8) a snapshot takes the place of all entries up to its index: what comes behind it continues
+ *        there. The database was made and checked before (snapshot.h); here it gets its place.
  *
  * Thread: the apply turn: one at a time, under apply's turn lock, on the apply thread or
  * (apply_now) the raft thread. The push functions, apply_wait() and apply_wake(): see apply.h.
@@ -34,6 +36,7 @@
 #include "server/internal_request.h"
 #include "server/node.h"
 #include "server/server_metrics.h"
+#include "server/snapshot.h"
 #include "server/txn.h"
 
 /* One delivery from the raft thread. */
@@ -41,6 +44,7 @@ struct delivery {
     struct inbox_item item;
     struct delivery *next; /* in the list of those whose reads wait */
     size_t n_entries;
+    struct received *received; /* a snapshot; nothing else then */
     uint64_t read_index;
     size_t n_reads;
     uint64_t *reads;
@@ -58,7 +62,7 @@ struct apply *apply_new(const struct apply_options *options)
     pthread_mutex_init(&a->turn, NULL);
     arena_init(&a->arena);
     a->batch = db_batch_new();
-    mvcc_batch(a->o.mvcc, a->batch);
+    mvcc_batch(a->o.store->mvcc, a->batch);
     return a;
 }
 
@@ -67,8 +71,10 @@ void apply_set_node(struct apply *a, struct node *node)
     a->node = node;
 }
 
-static void delivery_free(struct delivery *d)
+static void delivery_free(struct apply *a, struct delivery *d)
 {
+    if (d->received)
+        snapshots_discard(a->o.snapshots, d->received, true);
     for (size_t i = 0; i < d->n_entries; i++)
         blob_unref(d->entries[i].data);
     free(d->reads);
@@ -93,10 +99,10 @@ struct apply *apply_free(struct apply *a)
         return NULL;
     for (item = inbox_drain(&a->inbox, NULL); item; item = next) {
         next = item->next;
-        delivery_free(container_of(item, struct delivery, item));
+        delivery_free(a, container_of(item, struct delivery, item));
     }
     while (a->reads.first)
-        delivery_free(pop_reads(a));
+        delivery_free(a, pop_reads(a));
     inbox_deinit(&a->inbox);
     pthread_mutex_destroy(&a->turn);
     arena_deinit(&a->arena);
@@ -116,6 +122,14 @@ void apply_push_entries(struct apply *a, const struct raft_entry *entries, size_
         d->entries[i] = entries[i];
         blob_ref(entries[i].data);
     }
+    inbox_push_always(&a->inbox, &d->item);
+}
+
+void apply_push_snapshot(struct apply *a, struct received *received)
+{
+    struct delivery *d = mem_new(struct delivery);
+
+    d->received = received;
     inbox_push_always(&a->inbox, &d->item);
 }
 
@@ -211,7 +225,7 @@ static void finish_results(struct apply *a)
 static void report(struct apply *a)
 {
     metric_set(&metric_proposals_applied, (double)a->applied);
-    metric_set(&metric_current_revision, (double)mvcc_revision(a->o.mvcc));
+    metric_set(&metric_current_revision, (double)mvcc_revision(a->o.store->mvcc));
     housekeeper_note_written(a->o.housekeeper, a->turn_entries, a->turn_bytes);
     a->turn_entries = 0;
     a->turn_bytes = 0;
@@ -220,10 +234,14 @@ static void report(struct apply *a)
 /* Raft: (I6). The housekeeper hears of a compaction when it can find it. */
 static void tell_others(struct apply *a)
 {
-    if (a->conf_changed)
+    bool conf_changed = a->conf_changed;
+
+    if (conf_changed)
         node_conf_applied(a->node, a->applied, a->conf);
     a->conf_changed = false;
     atomic_store_explicit(&a->o.state->applied, a->applied, memory_order_release);
+    if (conf_changed && a->conf.node_id != 0 && a->o.members_changed)
+        a->o.members_changed(a->o.members_changed_arg);
     if (a->compaction_accepted)
         housekeeper_wake(a->o.housekeeper);
     a->compaction_accepted = false;
@@ -237,17 +255,17 @@ int apply_commit(struct apply *a)
 
     if (a->turn_entries == 0)
         return 0;
-    mvcc_seal(a->o.mvcc);
+    mvcc_seal(a->o.store->mvcc);
     put_applied(a);
     start = clock_mono_ns();
     failpoint("beforeCommit");
-    r = db_write(a->o.db, a->batch);
+    r = db_write(a->o.store->db, a->batch);
     if (r < 0)
         return err_trace(r);
     failpoint("afterCommit");
     metric_observe(&metric_backend_commit, (double)(clock_mono_ns() - start) / 1e9);
     db_batch_clear(a->batch);
-    mvcc_publish(a->o.mvcc);
+    mvcc_publish(a->o.store->mvcc);
     tell_others(a);
     finish_results(a);
     report(a);
@@ -256,8 +274,49 @@ int apply_commit(struct apply *a)
 
 /* ---- a turn ---- */
 
+/* Raft first: (I6). */
+static void tell_installed(struct apply *a)
+{
+    struct mvcc *mvcc = a->o.store->mvcc;
+
+    node_snapshot_installed(a->node, a->applied);
+    atomic_store_explicit(&a->o.state->applied, a->applied, memory_order_release);
+    if (a->o.members_changed)
+        a->o.members_changed(a->o.members_changed_arg);
+    housekeeper_wake(a->o.housekeeper);
+    metric_set(&metric_proposals_applied, (double)a->applied);
+    metric_set(&metric_current_revision, (double)mvcc_revision(mvcc));
+    metric_set(&metric_compact_revision, (double)mvcc_compacted(mvcc));
+}
+
+/* (I8). The old state's batch goes first: whoever waits for what was in it is answered. */
+static int install(struct apply *a, const struct received *received)
+{
+    const struct raft_snapshot *s = received->message->snapshot;
+    struct store *store = a->o.store;
+    uint64_t start = clock_mono_ns();
+    int r = apply_commit(a);
+
+    arena_reset(&a->arena);
+    if (r == 0)
+        r = store_exchange(store, received->path);
+    if (r == 0)
+        r = store_applied(store->db, NULL, &a->applied, &a->applied_term);
+    if (r < 0)
+        return err_trace(r);
+    check(a->applied == s->index && a->applied_term == s->term);
+    mvcc_batch(store->mvcc, a->batch);
+    tell_installed(a);
+    log_info("applied snapshot", LOG_U64("snapshot-index", a->applied),
+             LOG_U64("snapshot-term", a->applied_term),
+             LOG_DURATION("took", clock_mono_ns() - start));
+    return 0;
+}
+
 static int apply_delivery(struct apply *a, const struct delivery *d)
 {
+    if (d->received)
+        return install(a, d->received);
     uint64_t start = clock_mono_ns();
     int r = 0;
 
@@ -296,7 +355,7 @@ static void answer_reads(struct apply *a)
             if (request)
                 request->finish(request, OUTCOME_OK);
         }
-        delivery_free(d);
+        delivery_free(a, d);
     }
 }
 
@@ -324,7 +383,7 @@ static int turn(struct apply *a)
         if (d->n_reads > 0)
             keep_reads(a, d);
         else
-            delivery_free(d);
+            delivery_free(a, d);
     }
     return end_turn(a, r);
 }

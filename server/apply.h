@@ -12,16 +12,15 @@
 
 #include "base/inbox.h"
 #include "raft/types.h"
-#include "server/alarm.h"
-#include "server/member.h"
 #include "server/state.h"
+#include "server/store.h"
 #include "server/wait.h"
-#include "storage/lease.h"
-#include "storage/mvcc.h"
 
 struct apply;
 struct node;
 struct housekeeper;
+struct received;
+struct snapshots;
 
 enum { APPLY_NOW_ENTRIES_MAX = 2, APPLY_NOW_BYTES_MAX = 4096 };
 enum { APPLY_TURN_ENTRIES_MAX = 4096, APPLY_TURN_BYTES_MAX = 16 << 20 };
@@ -29,22 +28,24 @@ enum { APPLY_TURN_ENTRIES_MAX = 4096, APPLY_TURN_BYTES_MAX = 16 << 20 };
 enum { APPLY_HELD_MAX = 32768 };
 
 struct apply_options {
-    struct db *db;
-    struct mvcc *mvcc;
-    struct lease_table *leases;
-    struct members *members;
-    struct alarms *alarms;
+    struct store *store;
     struct wait_table *wait;
     struct server_state *state;
     struct housekeeper *housekeeper;
+    struct snapshots *snapshots;
     uint64_t applied;   /* what the database holds */
     uint64_t replay_to; /* last index of the log at the start */
     int64_t warning_duration_ns;
     int64_t quota_bytes; /* negative: off */
+    size_t learners_max; /* --max-learners, the same on every member */
     /* An entry went over the quota: proposes this member's NOSPACE alarm, if it isn't under way.
      * Called at the end of every write until the alarm has been applied. */
     void (*raise_alarm)(void *arg);
     void *raise_alarm_arg;
+    /* A change of members was applied and written, or came with a snapshot. NULL: nobody is told.
+     */
+    void (*members_changed)(void *arg);
+    void *members_changed_arg;
 };
 
 struct apply *apply_new(const struct apply_options *options);
@@ -57,6 +58,8 @@ void apply_set_node(struct apply *a, struct node *node); /* before the first tur
 bool apply_now(struct apply *a, const struct raft_entry *entries, size_t n, int *ret_error);
 /* Take references. Entries must continue where the last push ended. */
 void apply_push_entries(struct apply *a, const struct raft_entry *entries, size_t n);
+/* A snapshot takes the place of everything up to its index. Takes it. */
+void apply_push_snapshot(struct apply *a, struct received *received);
 /* The requests are finished with OUTCOME_OK when everything up to index is applied. */
 void apply_push_reads(struct apply *a, uint64_t index, const uint64_t *ids, size_t n);
 

@@ -38,6 +38,7 @@
 #include "base/mem.h"
 #include "server/housekeeper.h"
 #include "server/internal_request.h"
+#include "server/member_answer.h"
 #include "server/quota.h"
 #include "server/server_metrics.h"
 #include "server/txn.h"
@@ -46,7 +47,7 @@ static struct response_header header_of(struct apply *a, uint64_t term)
 {
     return (struct response_header){.cluster_id = a->o.state->cluster_id,
                                     .member_id = a->o.state->member_id,
-                                    .revision = mvcc_writer_revision(a->o.mvcc),
+                                    .revision = mvcc_writer_revision(a->o.store->mvcc),
                                     .raft_term = term};
 }
 
@@ -54,7 +55,7 @@ static int apply_compaction(struct apply *a, const Etcdserverpb__CompactionReque
                             struct response_header *header, struct buf *out)
 {
     bool replayed = a->applied + 1 <= a->o.replay_to;
-    int r = mvcc_compact(a->o.mvcc, q->revision, replayed);
+    int r = mvcc_compact(a->o.store->mvcc, q->revision, replayed);
 
     if (r == MVCC_E_COMPACTED)
         return OUTCOME_COMPACTED;
@@ -72,7 +73,7 @@ static int apply_lease_grant(struct apply *a, const Etcdserverpb__LeaseGrantRequ
                              struct response_header *header, struct buf *out)
 {
     int64_t ttl;
-    int r = lease_grant(a->o.leases, a->batch, q->id, q->ttl, &ttl);
+    int r = lease_grant(a->o.store->leases, a->batch, q->id, q->ttl, &ttl);
 
     switch (r) {
     case LEASE_E_NOT_FOUND: return OUTCOME_LEASE_NOT_FOUND;
@@ -120,20 +121,20 @@ static int apply_lease_revoke(struct apply *a, const Etcdserverpb__LeaseRevokeRe
     bool deleted;
     int r;
 
-    if (!lease_exists(a->o.leases, q->id))
+    if (!lease_exists(a->o.store->leases, q->id))
         return OUTCOME_LEASE_NOT_FOUND;
-    r = mvcc_lease_keys(a->o.mvcc, q->id, collect_key, &list);
+    r = mvcc_lease_keys(a->o.store->mvcc, q->id, collect_key, &list);
     for (size_t i = 0; r == 0 && i < list.n; i++)
-        r = mvcc_delete(a->o.mvcc, list.keys[i], &deleted);
+        r = mvcc_delete(a->o.store->mvcc, list.keys[i], &deleted);
     free(list.keys);
     if (r < 0)
         return err_trace(r);
     server_metrics_count_mvcc(&(struct mvcc_counts){.deletes = (uint32_t)list.n});
-    r = lease_revoke(a->o.leases, a->batch, q->id);
+    r = lease_revoke(a->o.store->leases, a->batch, q->id);
     if (r != 0)
         return r > 0 ? err_fold(r) : r;
     if (out) {
-        header->revision += mvcc_changed(a->o.mvcc) ? 1 : 0;
+        header->revision += mvcc_changed(a->o.store->mvcc) ? 1 : 0;
         encode_header(out, header);
     }
     metric_add(&metric_lease_revoked, 1);
@@ -153,22 +154,22 @@ static int apply_alarm(struct apply *a, const Etcdserverpb__AlarmRequest *q,
         a->alarm_due = false;
     if (out)
         encode_header(out, header);
-    alarms_apply(a->o.alarms, a->batch, q, out);
+    alarms_apply(a->o.store->alarms, a->batch, q, out);
     return 0;
 }
 
 static enum outcome refused_by_alarm(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
                                      bool grows)
 {
-    if (alarms_corrupt(a->o.alarms) &&
+    if (alarms_corrupt(a->o.store->alarms) &&
         (grows || q->delete_range || q->txn || q->compaction || q->lease_revoke))
         return OUTCOME_CORRUPT;
-    return grows && alarms_no_space(a->o.alarms) ? OUTCOME_NO_SPACE : OUTCOME_OK;
+    return grows && alarms_no_space(a->o.store->alarms) ? OUTCOME_NO_SPACE : OUTCOME_OK;
 }
 
 static int apply_version(struct apply *a, const char *version)
 {
-    int r = members_apply_version(a->o.members, a->batch, version);
+    int r = members_apply_version(a->o.store->members, a->batch, version);
 
     if (r == 0)
         server_metrics_cluster_version(version);
@@ -185,8 +186,10 @@ static int unknown_request(uint64_t index)
 static int dispatch(struct apply *a, const Etcdserverpb__InternalRaftRequest *q, uint64_t index,
                     uint64_t term, struct buf *out)
 {
-    struct txn_context ctx = {
-        .mvcc = a->o.mvcc, .leases = a->o.leases, .arena = &a->arena, .header = header_of(a, term)};
+    struct txn_context ctx = {.mvcc = a->o.store->mvcc,
+                              .leases = a->o.store->leases,
+                              .arena = &a->arena,
+                              .header = header_of(a, term)};
 
     if (q->put)
         return txn_put(&ctx, q->put, out);
@@ -202,12 +205,12 @@ static int dispatch(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
         return apply_lease_revoke(a, q->lease_revoke, &ctx.header, out);
     if (q->alarm)
         return apply_alarm(a, q->alarm, &ctx.header, out);
-    if (q->cluster_member_attr_set) {
-        int r = members_apply_attributes(a->o.members, a->batch, q->cluster_member_attr_set);
-        return r > 0 ? (int)OUTCOME_MEMBER_NOT_FOUND : r;
-    }
+    if (q->cluster_member_attr_set)
+        return members_apply_attributes(a->o.store->members, a->batch, q->cluster_member_attr_set);
     if (q->cluster_version_set)
         return apply_version(a, q->cluster_version_set->ver);
+    if (q->downgrade_info_set)
+        return members_apply_downgrade(a->o.store->members, a->batch, q->downgrade_info_set);
     if (q->downgrade_version_test)
         return 0;
     return unknown_request(index);
@@ -220,10 +223,10 @@ static int run(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
     int r;
 
     if (!q->compaction)
-        mvcc_begin(a->o.mvcc);
+        mvcc_begin(a->o.store->mvcc);
     r = dispatch(a, q, entry->index, entry->term, out);
     if (!q->compaction)
-        (void)mvcc_end(a->o.mvcc);
+        (void)mvcc_end(a->o.store->mvcc);
     return r;
 }
 
@@ -276,7 +279,7 @@ static int apply_request(struct apply *a, const struct raft_entry *entry)
 
     if (!q)
         return unknown_request(entry->index);
-    if (scans(q) && mvcc_range_needs_flush(a->o.mvcc))
+    if (scans(q) && mvcc_range_needs_flush(a->o.store->mvcc))
         r = apply_commit(a);
     if (r < 0)
         return r;
@@ -288,17 +291,31 @@ static int apply_request(struct apply *a, const struct raft_entry *entry)
     return r;
 }
 
-static int apply_conf_change(struct apply *a, const struct raft_entry *entry,
-                             struct raft_conf_single *ret)
+static int apply_conf_change(struct apply *a, const struct raft_entry *entry)
 {
     ProtobufCAllocator allocator = arena_allocator(&a->arena);
     struct bytes data = blob_bytes(entry->data);
     Raftpb__ConfChange *change = raftpb__conf_change__unpack(&allocator, data.len, data.data);
+    struct result result = {.time = ANSWER_WRITTEN};
+    int r;
 
     if (!change || entry->type != RAFT_ENTRY_CONF_CHANGE)
         return unknown_request(entry->index);
     failpoint("beforeApplyOneConfChange");
-    return members_apply_conf_change(a->o.members, a->batch, change, ret);
+    r = members_apply_conf_change(a->o.store->members, a->batch, change, a->o.learners_max,
+                                  &a->conf);
+    if (r < 0)
+        return r;
+    result.outcome = (enum outcome)r;
+    result.request = wait_take(a->o.wait, change->id);
+    if (!result.request)
+        return 0;
+    if (r == 0) {
+        struct response_header header = header_of(a, entry->term);
+        member_answer_change(result.request, &header, a->o.store->members, change->node_id);
+    }
+    note_result(a, &result);
+    return 0;
 }
 
 static void advance(struct apply *a, const struct raft_entry *entry)
@@ -311,12 +328,13 @@ static void advance(struct apply *a, const struct raft_entry *entry)
 
 /* The first entry of a leader's term: from here on the leader counts the time of the leases, which
  * starts anew. */
-static void begin_term(struct apply *a)
+static void begin_term(struct apply *a, uint64_t term)
 {
     uint64_t leader = atomic_load_explicit(&a->o.state->leader, memory_order_acquire);
 
+    atomic_store_explicit(&a->o.state->term_begun, term, memory_order_release);
     if (leader == a->o.state->member_id)
-        lease_promote(a->o.leases, clock_mono_ms(), a->o.state->election_timeout_ms);
+        lease_promote(a->o.store->leases, clock_mono_ms(), a->o.state->election_timeout_ms);
 }
 
 int apply_entry(struct apply *a, const struct raft_entry *entry)
@@ -326,11 +344,11 @@ int apply_entry(struct apply *a, const struct raft_entry *entry)
 
     check(entry->index == a->applied + 1); /* (I1) of apply.c */
     if (is_conf)
-        r = apply_conf_change(a, entry, &a->conf);
+        r = apply_conf_change(a, entry);
     else if (entry->data && entry->data->len > 0)
         r = apply_request(a, entry);
     else
-        begin_term(a);
+        begin_term(a, entry->term);
     if (r < 0)
         return r;
     advance(a, entry); /* (I2) */

@@ -254,21 +254,16 @@ static const struct {
     {"--client-crl-file=x", "--client-crl-file is not supported by Cairn"},
     {"--peer-auto-tls", "--peer-auto-tls is not supported by Cairn"},
     {"--peer-cert-allowed-cn=x", "--peer-cert-allowed-cn is not supported by Cairn"},
-    {"--force-new-cluster", "--force-new-cluster is not supported by Cairn"},
     {"--listen-client-urls=https://127.0.0.1:1 --advertise-client-urls=https://a:1",
      "TLS is not supported by Cairn " CAIRN_VERSION
      " yet; refusing to listen on client url https://127.0.0.1:1"},
     {"--listen-metrics-urls=https://127.0.0.1:1",
      "TLS is not supported by Cairn " CAIRN_VERSION
      " yet; refusing to listen on metrics url https://127.0.0.1:1"},
-    {"--name=a --initial-cluster=a=http://a:1,b=http://b:1",
-     "--initial-cluster with more than one member is not supported by Cairn"},
     {"--initial-cluster=foo",
      "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: "},
     {"--initial-cluster=default=http://localhost:2380,foo=bar",
      "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: bar"},
-    {"--initial-cluster-state=existing",
-     "--initial-cluster-state=existing is not supported by Cairn"},
 };
 
 static void test_validate(void **state)
@@ -540,32 +535,48 @@ static void test_bootstrap(void **state)
          "--initial-cluster has foo=http://localhost:2381 but missing from "
          "--initial-advertise-peer-urls=http://localhost:2380 "
          "(resolved urls: \"http://localhost:2380\" != \"http://localhost:2381\")"},
-        {"--name=foo --initial-advertise-peer-urls=http://a:1,http://b:1 "
-         "--initial-cluster=foo=http://a:1",
-         "--initial-advertise-peer-urls has http://b:1 but missing from "
-         "--initial-cluster=foo=http://a:1,foo=http://b:1"},
-        {"--name=foo --initial-advertise-peer-urls=http://a:1,http://a:2 "
-         "--initial-cluster=foo=http://a:4,foo=http://a:3",
-         "--initial-cluster has foo=http://a:3,foo=http://a:4 but missing from "
-         "--initial-advertise-peer-urls=http://a:1,http://a:2 "
-         "(resolved urls: \"http://a:1\" != \"http://a:3\")"},
-        {"--name=foo --initial-advertise-peer-urls=http://a:1,http://a:2 "
-         "--initial-cluster=foo=http://a:1,foo=http://a:3",
-         "--initial-cluster has foo=http://a:3 but missing from "
-         "--initial-advertise-peer-urls=http://a:1,http://a:2 "
-         "(resolved urls: \"http://a:2\" != \"http://a:3\")"},
-        {"--name=foo --initial-advertise-peer-urls=http://a:1 "
-         "--initial-cluster=foo=http://a:1,foo=http://a:2",
-         "--initial-cluster has foo=http://a:2 but missing from "
-         "--initial-advertise-peer-urls=http://a:1 "
-         "(len([\"http://a:1\"]) != len([\"http://a:1\" \"http://a:2\"]))"},
-        {"--name=foo --initial-advertise-peer-urls=http://a:1 "
-         "--initial-cluster=foo=http://a:1,foo=http://a:1",
-         "failed to resolve http://a:1 to match --initial-cluster=foo=http://a:1 "
-         "(len([\"http://a:1\"]) != len([\"http://a:1\" \"http://a:1\"]))"},
+        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.2:1 "
+         "--initial-cluster=foo=http://127.0.0.1:1",
+         "--initial-advertise-peer-urls has http://127.0.0.2:1 but missing from "
+         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.2:1"},
+        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+         "--initial-cluster=foo=http://127.0.0.1:4,foo=http://127.0.0.1:3",
+         "--initial-cluster has foo=http://127.0.0.1:3,foo=http://127.0.0.1:4 but missing from "
+         "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+         "(resolved urls: \"http://127.0.0.1:1\" != \"http://127.0.0.1:3\")"},
+        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:3",
+         "--initial-cluster has foo=http://127.0.0.1:3 but missing from "
+         "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+         "(resolved urls: \"http://127.0.0.1:2\" != \"http://127.0.0.1:3\")"},
+        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1 "
+         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:2",
+         "--initial-cluster has foo=http://127.0.0.1:2 but missing from "
+         "--initial-advertise-peer-urls=http://127.0.0.1:1 "
+         "(len([\"http://127.0.0.1:1\"]) != len([\"http://127.0.0.1:1\" \"http://127.0.0.1:2\"]))"},
+        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1 "
+         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:1",
+         "failed to resolve http://127.0.0.1:1 to match --initial-cluster=foo=http://127.0.0.1:1 "
+         "(len([\"http://127.0.0.1:1\"]) != len([\"http://127.0.0.1:1\" \"http://127.0.0.1:1\"]))"},
+        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:2,bar=http://127.0.0.1:2",
+         "initial cluster bar=http://127.0.0.1:2,foo=http://127.0.0.1:1,foo=http://127.0.0.1:2 has "
+         "duplicate url"},
+        {"--name=foo --initial-cluster-state=existing --initial-cluster=bar=http://127.0.0.1:1",
+         "couldn't find local name \"foo\" in the initial cluster configuration"},
+        {"--name=foo --initial-cluster-state=existing "
+         "--initial-cluster=foo=http://127.0.0.1:1,bar=http://127.0.0.1:1",
+         "initial cluster bar=http://127.0.0.1:1,foo=http://127.0.0.1:1 has duplicate url"},
+        /* What this member advertises is told to the others when it is added. */
+        {"--name=foo --initial-cluster-state=existing "
+         "--initial-cluster=foo=http://127.0.0.1:1,bar=http://127.0.0.1:2",
+         NULL},
+        {"--name=foo --initial-advertise-peer-urls=http://[::1]:1 "
+         "--initial-cluster=foo=http://[0:0:0:0:0:0:0:1]:1,bar=http://127.0.0.1:2",
+         NULL},
         {"--name=foo", NULL},
-        {"--name=foo --initial-advertise-peer-urls=http://b:1,http://a:1 "
-         "--initial-cluster=foo=http://b:1,,foo=http://a:1",
+        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.2:1,http://127.0.0.1:1 "
+         "--initial-cluster=foo=http://127.0.0.2:1,,foo=http://127.0.0.1:1",
          NULL},
     };
 

@@ -195,6 +195,7 @@ int data_dir_open(struct data_dir **ret, const char *path, const char *wal_path)
     d->path = mem_strdup(path);
     d->wal = wal_of(path, wal_path);
     d->db = mem_printf("%s/member/db", path);
+    d->snap = mem_printf("%s/member/snap", path);
     r = prepare(d);
     if (r != 0) {
         data_dir_close(d);
@@ -214,6 +215,7 @@ struct data_dir *data_dir_close(struct data_dir *d)
     free(d->path);
     free(d->wal);
     free(d->db);
+    free(d->snap);
     free(d);
     return NULL;
 }

@@ -6,6 +6,7 @@
  *     LOCK           held for the life of the process
  *     member/wal/    the raft log (or --wal-dir)
  *     member/db/     the database
+ *     member/snap/   snapshots on their way in or out
  */
 #pragma once
 
@@ -15,6 +16,7 @@ struct data_dir {
     char *path;
     char *wal;
     char *db;
+    char *snap;
     struct file *lock;
     int wal_fd; /* the log's directory, locked too: two data directories may name one --wal-dir */
 };

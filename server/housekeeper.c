@@ -7,10 +7,11 @@
  *   (I2) compaction goes in bounded steps, and between two of them the configured pause lets others
  *        at the disk.
  *   (I3) no flush begins that the disk has no room for: a database that fails in the middle of one
- *        takes no more writes. It is put off, and compaction with it; the log keeps what would have
- *        become durable.
- *   (I4) while the disk is short the database flushes at half of its own mark, so that it is never
- *        the one to begin, and the log is cut to what is flushed: peers that lag get a snapshot.
+ *        takes no more writes. It is put off; the log keeps what would have become durable. Only
+ *        if it can't wait does it get the room that was set aside.
+ *   (I4) while the disk is short a flush can't wait from half of the database's own mark on, so
+ *        that it never begins one itself; and the log is cut to what is flushed: peers that lag get
+ *        a snapshot.
  *
  * Thread: housekeeper, at the priority of the others: a lower one would make the apply worker wait
  * behind a writer who does not get the processor (measured: put p99 of 150 ms instead of 19).
@@ -32,7 +33,7 @@
 
 enum {
     FLUSH_SHORT_BYTES = DB_WRITE_BUFFER_BYTES / 2, /* (I4) */
-    FLUSH_SPARE_BYTES = 1 << 20,                   /* a table and its record, beyond the data */
+    FLUSH_SPARE_BYTES = 1 << 20,                   /* beyond the data: filters, records of files */
 };
 
 struct awaiting {
@@ -57,9 +58,10 @@ struct housekeeper {
     _Atomic uint64_t written_entries; /* since the last flush */
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t used_bytes;
-    _Atomic bool room_wanted; /* by the log, or because the disk has become short */
-    bool put_off;             /* (I3): said so */
-    bool compacting; /* there may be more to do */
+    _Atomic bool room_wanted; /* by the log: a flush can't wait */
+    bool flush_soon;          /* the disk has become short: while it still fits */
+    bool put_off;             /* (I3) */
+    bool compacting;          /* there may be more to do */
     uint64_t next_tick_ms;
 };
 
@@ -159,24 +161,14 @@ static void compact(struct housekeeper *h)
 {
     int64_t finished = -1;
     bool done;
-    int r = mvcc_compact_step(h->o.mvcc, &done, &finished);
+    int r = mvcc_compact_step(h->o.store->mvcc, &done, &finished);
 
+    if (r == -ECANCELED)
+        return; /* the store is being exchanged */
     if (r < 0)
         server_fatal("physical compaction failed", r);
     h->compacting = !done;
     answer_awaiting(h, finished, false);
-}
-
-/* (I3) */
-static bool flush_fits(struct housekeeper *h)
-{
-    bool fits = disk_room_make(h->o.room, db_unflushed_bytes(h->o.db) + FLUSH_SPARE_BYTES);
-
-    if (!fits && !h->put_off)
-        log_warn("the disk is full: the database will be flushed when there is room; until then the "
-                 "raft log keeps what it holds");
-    h->put_off = !fits;
-    return fits;
 }
 
 /* (I1) */
@@ -189,9 +181,10 @@ static void flush(struct housekeeper *h)
     int r;
 
     h->o.replay_to = 0;
+    h->flush_soon = false;
     atomic_store_explicit(&h->written_entries, 0, memory_order_relaxed);
     atomic_store_explicit(&h->written_bytes, 0, memory_order_relaxed);
-    r = db_flush(h->o.db);
+    r = db_flush(h->o.store->db);
     if (r < 0)
         server_fatal("could not flush the database", r);
     if (applied > kept)
@@ -206,8 +199,33 @@ static bool flush_due(const struct housekeeper *h)
 
     return atomic_load_explicit(&h->written_entries, memory_order_relaxed) >= FLUSH_ENTRIES_MAX ||
            atomic_load_explicit(&h->written_bytes, memory_order_relaxed) >= FLUSH_BYTES_MAX ||
-           (h->o.replay_to > 0 && applied >= h->o.replay_to) || atomic_load(&h->room_wanted) ||
-           (disk_room_short(h->o.room) && db_unflushed_bytes(h->o.db) >= FLUSH_SHORT_BYTES);
+           (h->o.replay_to > 0 && applied >= h->o.replay_to) || h->flush_soon;
+}
+
+static bool memory_is_full(const struct housekeeper *h)
+{
+    return db_unflushed_bytes(h->o.store->db) >= FLUSH_SHORT_BYTES;
+}
+
+/* (I3, I4). What can wait leaves room for whoever is filling the disk meanwhile. */
+static void flush_if_due(struct housekeeper *h)
+{
+    bool must = atomic_load(&h->room_wanted) || (disk_room_short(h->o.room) && memory_is_full(h));
+    uint64_t bytes = db_unflushed_bytes(h->o.store->db) + FLUSH_SPARE_BYTES;
+    bool was = h->put_off;
+
+    h->put_off = false;
+    if (!must && !flush_due(h))
+        return;
+    if (must ? disk_room_make(h->o.room, bytes) : disk_room_fits(h->o.room, 2 * bytes)) {
+        flush(h);
+        return;
+    }
+    h->put_off = true;
+    if (!was)
+        log_warn(
+            "the disk is full: the database will be flushed when there is room; until then the "
+            "raft log keeps what it holds");
 }
 
 static void look_at_disk(struct housekeeper *h)
@@ -217,15 +235,14 @@ static void look_at_disk(struct housekeeper *h)
     disk_room_check(h->o.room);
     if (!disk_room_short(h->o.room))
         return;
-    if (!was)
-        housekeeper_make_room(h);
+    h->flush_soon |= !was;
     h->o.disk_short(h->o.arg);
 }
 
 static void tick(struct housekeeper *h, uint64_t now_ms)
 {
-    uint64_t disk = db_disk_bytes(h->o.db) + db_unflushed_bytes(h->o.db);
-    uint64_t used = db_used_bytes(h->o.db);
+    uint64_t disk = db_disk_bytes(h->o.store->db) + db_unflushed_bytes(h->o.store->db);
+    uint64_t used = db_used_bytes(h->o.store->db);
 
     h->next_tick_ms = now_ms + HOUSEKEEPER_TICK_MS;
     atomic_store_explicit(&h->used_bytes, used, memory_order_relaxed);
@@ -253,21 +270,30 @@ static bool rest(struct housekeeper *h)
     pthread_mutex_lock(&h->lock);
     while (!h->stop && !h->woken && pthread_cond_timedwait(&h->cond, &h->lock, &ts) == 0)
         ;
-    h->compacting = h->compacting || h->woken;
-    h->woken = false;
     stop = h->stop;
     pthread_mutex_unlock(&h->lock);
     return !stop;
 }
 
+/* Whoever wakes may have brought a compaction. */
+static void take_wake_up(struct housekeeper *h)
+{
+    pthread_mutex_lock(&h->lock);
+    h->compacting |= h->woken;
+    h->woken = false;
+    pthread_mutex_unlock(&h->lock);
+}
+
 void housekeeper_turn(struct housekeeper *h, uint64_t now_ms)
 {
-    if (h->compacting && !h->put_off)
+    take_wake_up(h);
+    store_hold_job(h->o.store);
+    if (h->compacting && !(h->put_off && memory_is_full(h)))
         compact(h);
-    if (flush_due(h) && flush_fits(h))
-        flush(h);
+    flush_if_due(h);
     if (now_ms >= h->next_tick_ms)
         tick(h, now_ms);
+    store_release_job(h->o.store);
 }
 
 static void *run(void *arg)

@@ -9,7 +9,7 @@
 
 #include "server/request.h"
 #include "server/state.h"
-#include "storage/mvcc.h"
+#include "server/store.h"
 
 struct disk_room;
 struct housekeeper;
@@ -22,14 +22,14 @@ enum {
 };
 
 struct housekeeper_options {
-    struct db *db;
-    struct mvcc *mvcc;
+    struct store *store;
     struct server_state *state;
     struct disk_room *room;
     uint64_t replay_to; /* once this is applied: flush, so that the next start need not replay it */
     uint64_t catchup_entries;
     int64_t compaction_sleep_ns;
-    void (*disk_short)(void *arg); /* called every HOUSEKEEPER_TICK_MS while the disk is short */
+    /* called every HOUSEKEEPER_TICK_MS while the disk is short; the store is held as by a job */
+    void (*disk_short)(void *arg);
     void *arg;
 };
 
@@ -51,7 +51,7 @@ void housekeeper_wake(struct housekeeper *h);
 void housekeeper_await_compaction(struct housekeeper *h, struct request *request, int64_t revision);
 /* The apply worker reports how much it wrote; starts a flush when a replay would take too long. */
 void housekeeper_note_written(struct housekeeper *h, uint64_t entries, uint64_t bytes);
-/* The log found no room for its next segment: flushes now, so that it can use its old ones again. */
+/* The log found no room for its next segment: flushes now, so that it can use old ones again. */
 void housekeeper_make_room(struct housekeeper *h);
 /* Bytes that the quota counts; refreshed every tick. */
 uint64_t housekeeper_used_bytes(const struct housekeeper *h);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "api/peer.h"
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/map.h"
@@ -20,7 +21,7 @@
 #include "server/config.h"
 #include "server/server.h"
 
-enum { GRACE_MS = 10000, STOP_MAX_S = 15, READY_POLL_MS = 5 };
+enum { GRACE_MS = 10000, STOP_MAX_S = 15, READY_POLL_MS = 5, END_POLL_MS = 100 };
 
 static sigset_t end_signals(void)
 {
@@ -69,14 +70,16 @@ static int pending_signal(void)
     return signal > 0 ? signal : 0;
 }
 
-static int wait_signal(void)
+/* The signal that came, or 0: this member is none any more. */
+static int wait_end(struct server *server)
 {
+    struct timespec poll = {.tv_nsec = END_POLL_MS * 1000000L};
     sigset_t set = end_signals();
-    int signal;
+    int signal = 0;
 
-    while (sigwait(&set, &signal) != 0)
-        ;
-    return signal;
+    while (signal <= 0 && !server_is_removed(server))
+        signal = sigtimedwait(&set, NULL, &poll);
+    return signal > 0 ? signal : 0;
 }
 
 /* Ends as etcd does: by the signal itself, so that a supervisor sees what happened. */
@@ -84,7 +87,7 @@ static int end_by(int signal)
 {
     sigset_t set = end_signals();
 
-    if (getpid() == 1)
+    if (getpid() == 1 || signal == 0)
         return 0;
     sigprocmask(SIG_UNBLOCK, &set, NULL);
     raise(signal);
@@ -112,25 +115,39 @@ static void limit_stop(int signal_number)
     alarm(STOP_MAX_S);
 }
 
+static void log_end(int signal)
+{
+    if (signal) {
+        log_info("received signal; shutting down",
+                 LOG_STR("signal", signal == SIGTERM ? "terminated" : "interrupt"));
+        return;
+    }
+    log_warn("server error",
+             LOG_STR("error", "the member has been permanently removed from the cluster"));
+    log_warn("data-dir used by this member must be removed");
+}
+
+/* Until a signal ends it (returned), or 0: this member was removed; -1: the clients' side can't
+ * start. */
 static int serve(struct server *server, struct api **ret_api)
 {
     struct api *api = NULL;
     int signal = 0;
 
-    while (!server_wait_ready(server, READY_POLL_MS) && !(signal = pending_signal()))
+    while (!server_wait_ready(server, READY_POLL_MS) && !(signal = pending_signal()) &&
+           !server_is_removed(server))
         ;
-    if (!signal) {
+    if (!signal && !server_is_removed(server)) {
         if (api_start(&api, server) != 0) {
             server_drain(server);
             return -1;
         }
         log_info("ready to serve client requests");
         (void)sd_notify(0, "READY=1");
-        signal = wait_signal();
+        signal = wait_end(server);
     }
     limit_stop(signal);
-    log_info("received signal; shutting down",
-             LOG_STR("signal", signal == SIGTERM ? "terminated" : "interrupt"));
+    log_end(signal);
     (void)sd_notify(0, "STOPPING=1");
     server_release_waiting(server);
     if (api)
@@ -140,11 +157,31 @@ static int serve(struct server *server, struct api **ret_api)
     return signal;
 }
 
-static int run(const struct config *config)
+/* The server with its neighbours; the exit code. */
+static int run_member(const struct config *config, struct peer *peer)
 {
     struct server *server;
     struct api *api = NULL;
-    int signal, r;
+    int signal = -1, r = server_start(&server, config, peer_transport(peer));
+
+    if (r < 0)
+        log_fatal("could not start the server", LOG_ERRNO("error", r));
+    if (r != 0)
+        return 1; /* refused: the reason is the last line of the log */
+    if (peer_start(peer, server) == 0)
+        signal = serve(server, &api);
+    else
+        server_drain(server);
+    peer_stop(peer);
+    server_stop(server); /* its threads may still be in a finish() of the api's */
+    api_free(api);
+    return signal >= 0 ? end_by(signal) : 1;
+}
+
+static int run(const struct config *config)
+{
+    struct peer *peer;
+    int exit_code, r;
 
     log_info("starting an etcd-compatible server", LOG_STR("cairn-version", CAIRN_VERSION),
              LOG_STR("etcd-version", SERVER_COMPATIBLE_VERSION), LOG_STR("name", config->name),
@@ -154,16 +191,15 @@ static int run(const struct config *config)
         log_fatal("can't serve the failpoints");
         return 1;
     }
-    r = server_start(&server, config);
-    if (r < 0)
-        log_fatal("could not start the server", LOG_ERRNO("error", r));
-    if (r != 0)
-        return 1; /* refused: the reason is the last line of the log */
-    signal = serve(server, &api);
-    server_stop(server); /* its threads may still be in a finish() of the api's */
-    api_free(api);
+    r = peer_new(&peer, config);
+    if (r < 0) {
+        log_fatal("could not start the network between members", LOG_ERRNO("error", r));
+        return 1;
+    }
+    exit_code = run_member(config, peer);
+    peer_free(peer);
     failpoint_stop();
-    return signal > 0 ? end_by(signal) : 1;
+    return exit_code;
 }
 
 int main(int argc, char **argv)

@@ -1,240 +1,176 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The member table (see member.h). Stored: 'c' id -> member JSON, 'm' "cluster_version" -> text.
- * JSON as etcd writes it:
+ * The member table (see member.h). Stored:
  *
- *     {"id":3751265251792375925,"peerURLs":["http://127.0.0.1:2380"],"isLearner":true,
- *      "name":"a","clientURLs":["http://127.0.0.1:2379"]}       (in one line)
+ *     'c' id                 member in etcd's JSON (member_json.h)
+ *     'x' id                 nothing: that id was removed, and never comes back
+ *     'm' "cluster_version"  text, such as 3.7.0
+ *     'm' "downgrade"        target version, if a downgrade is under way
  *
- * isLearner only if true, name and clientURLs only if not empty. Ids are 64-bit unsigned numbers,
- * which jansson can't hold above 2^63: they are cut out of the text and put into it by hand.
+ * Invariants:
+ *   (I1) the table holds what has been applied and nothing else; who may be in it is decided in
+ *        member_apply.c, on every member alike.
+ *   (I2) an id is in the list or among the removed, never in both.
  *
  * Thread: see member.h.
  */
-#include "server/member.h"
+#include "server/member_private.h"
 
-#include <inttypes.h>
-#include <jansson.h>
-#include <pthread.h>
+#include <stdio.h>
 
 #include "base/check.h"
-#include "base/digest.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "server/member_json.h"
+#include "server/server.h"
+#include "server/version.h"
 #include "storage/schema.h"
-
-enum { MEMBERS_MAX = 64 };
-
-static const char version_key[] = "cluster_version";
-
-struct members {
-    pthread_mutex_t lock;
-    struct member items[MEMBERS_MAX]; /* ascending by id */
-    size_t len;
-    char cluster_version[16];
-};
-
-static void strings_free(char **items, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        free(items[i]);
-    free(items);
-}
-
-static char **strings_copy(char *const *items, size_t n)
-{
-    char **copy = mem_alloc((n + 1) * sizeof(*copy));
-
-    for (size_t i = 0; i < n; i++)
-        copy[i] = mem_strdup(items[i]);
-    return copy;
-}
-
-static void member_clear(struct member *m)
-{
-    strings_free(m->peer_urls, m->n_peer_urls);
-    strings_free(m->client_urls, m->n_client_urls);
-    free(m->name);
-    *m = (struct member){0};
-}
-
-/* ---- JSON ---- */
-
-/* Go's encoder escapes <, > and & too. */
-static void append_json_ascii(struct buf *out, unsigned char c)
-{
-    static const char named[] = "\bb\ff\nn\rr\tt\"\"\\\\";
-    const char *p = named;
-
-    while (*p && (unsigned char)*p != c)
-        p += 2;
-    if (*p)
-        buf_printf(out, "\\%c", p[1]);
-    else if (c < 0x20 || c == '<' || c == '>' || c == '&')
-        buf_printf(out, "\\u%04x", c);
-    else
-        buf_append_u8(out, c);
-}
-
-static bool is_utf8(const char *s)
-{
-    json_t *value = json_string(s);
-    bool ok = value != NULL;
-
-    json_decref(value);
-    return ok;
-}
-
-/* What is no text must not be stored as one: no JSON parser would read it back. */
-static void append_json_string(struct buf *out, const char *s)
-{
-    bool valid = is_utf8(s);
-
-    buf_append_u8(out, '"');
-    for (const char *p = s; *p; p++) {
-        unsigned char c = (unsigned char)*p;
-        if (c < 0x80) {
-            append_json_ascii(out, c);
-        } else if (!valid) {
-            buf_append_str(out, "\\ufffd");
-        } else if (strncmp(p, "\u2028", 3) == 0 || strncmp(p, "\u2029", 3) == 0) {
-            buf_printf(out, "\\u202%c", p[2] == '\xa8' ? '8' : '9');
-            p += 2;
-        } else {
-            buf_append_u8(out, c);
-        }
-    }
-    buf_append_u8(out, '"');
-}
-
-static void append_json_strings(struct buf *out, char *const *items, size_t n)
-{
-    buf_append_u8(out, '[');
-    for (size_t i = 0; i < n; i++) {
-        if (i > 0)
-            buf_append_u8(out, ',');
-        append_json_string(out, items[i]);
-    }
-    buf_append_u8(out, ']');
-}
-
-void member_json(struct buf *out, const struct member *m)
-{
-    buf_printf(out, "{\"id\":%" PRIu64 ",\"peerURLs\":", m->id);
-    append_json_strings(out, m->peer_urls, m->n_peer_urls);
-    if (m->is_learner)
-        buf_append_str(out, ",\"isLearner\":true");
-    if (m->name && m->name[0]) {
-        buf_append_str(out, ",\"name\":");
-        append_json_string(out, m->name);
-    }
-    if (m->n_client_urls > 0) {
-        buf_append_str(out, ",\"clientURLs\":");
-        append_json_strings(out, m->client_urls, m->n_client_urls);
-    }
-    buf_append_u8(out, '}');
-}
-
-static bool strings_parse(const json_t *array, char ***ret, size_t *ret_n)
-{
-    size_t n = json_array_size(array);
-    char **items = mem_alloc((n + 1) * sizeof(*items));
-
-    for (size_t i = 0; i < n; i++) {
-        const char *s = json_string_value(json_array_get(array, i));
-        if (!s) {
-            strings_free(items, i);
-            return false;
-        }
-        items[i] = mem_strdup(s);
-    }
-    *ret = items;
-    *ret_n = n;
-    return true;
-}
-
-/* Accepts what member_json() and etcd write. id comes from where the record is filed, since
- * jansson's integers are signed. */
-static bool member_parse(struct bytes text, uint64_t id, struct member *ret)
-{
-    struct member m = {.id = id};
-    json_t *root = json_loadb((const char *)text.data, text.len, JSON_DECODE_INT_AS_REAL, NULL);
-    bool ok = json_is_object(root) &&
-              strings_parse(json_object_get(root, "peerURLs"), &m.peer_urls, &m.n_peer_urls) &&
-              strings_parse(json_object_get(root, "clientURLs"), &m.client_urls, &m.n_client_urls);
-
-    if (ok) {
-        const char *name = json_string_value(json_object_get(root, "name"));
-        m.is_learner = json_is_true(json_object_get(root, "isLearner"));
-        m.name = mem_strdup(name ? name : "");
-        *ret = m;
-    } else {
-        member_clear(&m);
-    }
-    json_decref(root);
-    return ok;
-}
 
 /* ---- the table ---- */
 
-static struct member *find(struct members *m, uint64_t id)
+void members_insert(struct members *m, struct member member)
 {
-    for (size_t i = 0; i < m->len; i++) {
-        if (m->items[i].id == id)
-            return &m->items[i];
+    struct member_list *list = &m->list;
+    size_t i = list->len;
+
+    check(!member_list_find(list, member.id) && list->len < MEMBERS_MAX);
+    member_list_add(list, member);
+    for (; i > 0 && list->items[i - 1].id > member.id; i--)
+        list->items[i] = list->items[i - 1];
+    list->items[i] = member;
+}
+
+static void removed_add(struct members *m, uint64_t id)
+{
+    size_t i = m->n_removed++;
+
+    m->removed = mem_realloc(m->removed, m->n_removed * sizeof(*m->removed));
+    for (; i > 0 && m->removed[i - 1] > id; i--)
+        m->removed[i] = m->removed[i - 1];
+    m->removed[i] = id;
+}
+
+void members_remove(struct members *m, uint64_t id)
+{
+    struct member *member = member_list_find(&m->list, id);
+
+    check(member != NULL);
+    member_deinit(member);
+    m->list.len--;
+    memmove(member, member + 1, (size_t)(m->list.items + m->list.len - member) * sizeof(*member));
+    removed_add(m, id); /* (I2) */
+}
+
+bool members_has_removed(const struct members *m, uint64_t id)
+{
+    size_t low = 0, high = m->n_removed;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (m->removed[mid] < id)
+            low = mid + 1;
+        else
+            high = mid;
     }
-    return NULL;
+    return low < m->n_removed && m->removed[low] == id;
 }
 
-/* Takes the member. */
-static bool insert(struct members *m, struct member *member)
+int members_set_version(struct members *m, const char *text)
 {
-    size_t i = m->len;
+    struct version version, own;
 
-    if (m->len == MEMBERS_MAX)
-        return false;
-    for (; i > 0 && m->items[i - 1].id > member->id; i--)
-        m->items[i] = m->items[i - 1];
-    m->items[i] = *member;
-    m->len++;
-    return true;
+    if (!version_parse(text, &version) || strlen(text) >= sizeof(m->cluster_version))
+        return err_origin(-EBADMSG);
+    check(version_parse(SERVER_CLUSTER_VERSION, &own));
+    if (version_compare(own, version) < 0) {
+        log_error("invalid downgrade; server version is lower than determined cluster version",
+                  LOG_STR("current-server-version", SERVER_CLUSTER_VERSION),
+                  LOG_STR("determined-cluster-version", text));
+        return err_origin(-EPROTO);
+    }
+    snprintf(m->cluster_version, sizeof(m->cluster_version), "%s", text);
+    return 0;
 }
 
-static int load_members(struct members *m, struct db *db)
+/* ---- opening ---- */
+
+static int load_member(struct members *m, uint64_t id, struct bytes record)
 {
-    const uint8_t first = 'c', end = 'd';
+    struct member member;
+
+    if (m->list.len == MEMBERS_MAX || member_json_parse(record, &member, NULL) != 0)
+        return err_origin(-EBADMSG);
+    if (member.id != id) {
+        member_deinit(&member);
+        return err_origin(-EBADMSG);
+    }
+    members_insert(m, member);
+    return 0;
+}
+
+static int load_removed(struct members *m, uint64_t id, struct bytes record)
+{
+    (void)record;
+    if (member_list_find(&m->list, id))
+        return err_origin(-EBADMSG);
+    removed_add(m, id);
+    return 0;
+}
+
+/* Records of one kind: a letter and an id. */
+static int load_ids(struct members *m, struct db *db, char kind,
+                    int (*load)(struct members *m, uint64_t id, struct bytes record))
+{
+    const uint8_t first = (uint8_t)kind, end = (uint8_t)(kind + 1);
     struct db_iter *it = db_iter_new(db, &(struct db_iter_options){.upper = bytes_of(&end, 1)});
-    int r;
+    int r = 0;
 
-    for (db_iter_seek(it, bytes_of(&first, 1)); db_iter_valid(it); db_iter_next(it)) {
+    for (db_iter_seek(it, bytes_of(&first, 1)); r == 0 && db_iter_valid(it); db_iter_next(it)) {
         struct bytes key = db_iter_key(it);
-        struct member member;
-        if (key.len != 9 || !member_parse(db_iter_value(it), u64_be_get(key.data + 1), &member) ||
-            !insert(m, &member)) {
+        r = key.len == 9 ? load(m, u64_be_get(key.data + 1), db_iter_value(it))
+                         : err_origin(-EBADMSG);
+        if (r < 0)
             log_error("member record is not readable", LOG_BYTES("record", db_iter_value(it)));
-            db_iter_free(it);
-            return err_origin(-EBADMSG);
-        }
     }
-    r = db_iter_error(it);
+    if (r == 0)
+        r = db_iter_error(it);
     db_iter_free(it);
     return r;
 }
 
-static int load_version(struct members *m, struct db *db)
+/* *ret is "" if there is no such record. */
+static int load_text(struct db *db, const char *name, char ret[16])
 {
     struct buf key = BUF_NULL;
     struct db_value value = {0};
     int r;
 
-    schema_meta(&key, version_key);
+    ret[0] = '\0';
+    schema_meta(&key, name);
     r = db_get(db, NULL, buf_bytes(&key), &value);
-    if (r == 0 && value.bytes.len < sizeof(m->cluster_version))
-        memcpy(m->cluster_version, value.bytes.data, value.bytes.len);
+    if (r == 0)
+        snprintf(ret, 16, "%.*s", (int)value.bytes.len, (const char *)value.bytes.data);
     db_value_release(&value);
     buf_deinit(&key);
     return r == DB_E_NOT_FOUND ? 0 : r;
+}
+
+static int load(struct members *m, struct db *db)
+{
+    char version[16];
+    int r = load_ids(m, db, 'c', load_member);
+
+    if (r == 0)
+        r = load_ids(m, db, 'x', load_removed);
+    if (r == 0)
+        r = load_text(db, MEMBERS_VERSION_KEY, version);
+    if (r == 0 && version[0])
+        r = members_set_version(m, version);
+    if (r == 0)
+        r = load_text(db, MEMBERS_DOWNGRADE_KEY, m->downgrade.target);
+    m->downgrade.enabled = m->downgrade.target[0] != '\0';
+    return r;
 }
 
 int members_open(struct members **ret, struct db *db)
@@ -243,9 +179,7 @@ int members_open(struct members **ret, struct db *db)
     int r;
 
     pthread_mutex_init(&m->lock, NULL);
-    r = load_members(m, db);
-    if (r == 0)
-        r = load_version(m, db);
+    r = load(m, db);
     if (r < 0) {
         members_close(m);
         return err_trace(r);
@@ -258,26 +192,86 @@ struct members *members_close(struct members *m)
 {
     if (!m)
         return NULL;
-    for (size_t i = 0; i < m->len; i++)
-        member_clear(&m->items[i]);
+    member_list_deinit(&m->list);
+    member_list_deinit(&m->stand_in);
+    free(m->removed);
     pthread_mutex_destroy(&m->lock);
     free(m);
     return NULL;
+}
+
+/* ---- reading ---- */
+
+void members_stand_in(struct members *m, uint64_t local_id, struct member_list *list)
+{
+    pthread_mutex_lock(&m->lock);
+    member_list_deinit(&m->stand_in);
+    m->local_id = local_id;
+    m->stand_in = *list;
+    pthread_mutex_unlock(&m->lock);
+    *list = (struct member_list){0};
+}
+
+/* The list that counts now. */
+static const struct member_list *current(const struct members *m)
+{
+    bool joins = m->stand_in.len > 0 && !member_list_find(&m->list, m->local_id) &&
+                 !members_has_removed(m, m->local_id);
+
+    return joins ? &m->stand_in : &m->list;
 }
 
 void members_visit(struct members *m, void (*visit)(void *arg, const struct member *member),
                    void *arg)
 {
     pthread_mutex_lock(&m->lock);
-    for (size_t i = 0; i < m->len; i++)
-        visit(arg, &m->items[i]);
+    const struct member_list *list = current(m);
+    for (size_t i = 0; i < list->len; i++)
+        visit(arg, &list->items[i]);
     pthread_mutex_unlock(&m->lock);
+}
+
+static void copy_member(void *arg, const struct member *member)
+{
+    member_list_add(arg, member_copy(member));
+}
+
+void members_copy(struct members *m, struct member_list *ret)
+{
+    *ret = (struct member_list){0};
+    members_visit(m, copy_member, ret);
+}
+
+bool members_find(struct members *m, uint64_t id, bool *ret_is_learner)
+{
+    pthread_mutex_lock(&m->lock);
+    const struct member *member = member_list_find(current(m), id);
+    bool found = member != NULL;
+    if (found && ret_is_learner)
+        *ret_is_learner = member->is_learner;
+    pthread_mutex_unlock(&m->lock);
+    return found;
+}
+
+bool members_is_removed(struct members *m, uint64_t id)
+{
+    pthread_mutex_lock(&m->lock);
+    bool removed = members_has_removed(m, id);
+    pthread_mutex_unlock(&m->lock);
+    return removed;
 }
 
 void members_cluster_version(struct members *m, char ret[16])
 {
     pthread_mutex_lock(&m->lock);
     memcpy(ret, m->cluster_version, sizeof(m->cluster_version));
+    pthread_mutex_unlock(&m->lock);
+}
+
+void members_downgrade(struct members *m, struct downgrade *ret)
+{
+    pthread_mutex_lock(&m->lock);
+    *ret = m->downgrade;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -291,8 +285,10 @@ void members_conf(struct members *m, struct raft_conf_state *ret)
 {
     *ret = (struct raft_conf_state){0};
     pthread_mutex_lock(&m->lock);
-    for (size_t i = 0; i < m->len; i++)
-        ids_push(m->items[i].is_learner ? &ret->learners : &ret->voters, m->items[i].id);
+    for (size_t i = 0; i < m->list.len; i++) {
+        const struct member *member = &m->list.items[i];
+        ids_push(member->is_learner ? &ret->learners : &ret->voters, member->id);
+    }
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -303,123 +299,4 @@ void raft_conf_state_clear(struct raft_conf_state *conf)
     free(conf->voters_outgoing.ids);
     free(conf->learners_next.ids);
     *conf = (struct raft_conf_state){0};
-}
-
-/* ---- apply ---- */
-
-static void store(struct db_batch *batch, const struct member *member)
-{
-    struct buf key = BUF_NULL, value = BUF_NULL;
-
-    schema_member(&key, member->id);
-    member_json(&value, member);
-    db_batch_put(batch, buf_bytes(&key), buf_bytes(&value));
-    buf_deinit(&key);
-    buf_deinit(&value);
-}
-
-static int add_member(struct members *m, struct db_batch *batch, const Raftpb__ConfChange *change,
-                      bool learner, uint64_t *ret_node)
-{
-    struct member member;
-
-    *ret_node = 0;
-    if (find(m, change->node_id))
-        return 0;
-    if (!member_parse(bytes_of(change->context.data, change->context.len), change->node_id,
-                      &member))
-        return err_origin(-EBADMSG);
-    member.is_learner = learner;
-    if (!insert(m, &member)) {
-        member_clear(&member);
-        return 0;
-    }
-    store(batch, find(m, change->node_id));
-    *ret_node = change->node_id;
-    return 0;
-}
-
-int members_apply_conf_change(struct members *m, struct db_batch *batch,
-                              const Raftpb__ConfChange *change, struct raft_conf_single *ret)
-{
-    uint64_t node = 0;
-    int r;
-
-    if (change->type != RAFTPB__CONF_CHANGE_TYPE__ConfChangeAddNode) {
-        log_error("configuration change of a kind that this version can't apply",
-                  LOG_U64("type", (uint64_t)change->type));
-        return err_origin(-EOPNOTSUPP);
-    }
-    pthread_mutex_lock(&m->lock);
-    r = add_member(m, batch, change, false, &node);
-    pthread_mutex_unlock(&m->lock);
-    if (r < 0)
-        return r;
-    *ret = (struct raft_conf_single){.type = RAFT_CONF_ADD_NODE, .node_id = node};
-    log_info("added member", LOG_ID("added-peer-id", change->node_id),
-             LOG_BOOL("accepted", node != 0));
-    return 0;
-}
-
-int members_apply_attributes(struct members *m, struct db_batch *batch,
-                             const Membershippb__ClusterMemberAttrSetRequest *request)
-{
-    const Membershippb__Attributes *a = request->member_attributes;
-    struct member *member;
-
-    pthread_mutex_lock(&m->lock);
-    member = find(m, request->member_id);
-    if (member && a) {
-        free(member->name);
-        strings_free(member->client_urls, member->n_client_urls);
-        member->name = mem_strdup(a->name);
-        member->client_urls = strings_copy(a->client_urls, a->n_client_urls);
-        member->n_client_urls = a->n_client_urls;
-        store(batch, member);
-    }
-    pthread_mutex_unlock(&m->lock);
-    return member ? 0 : 1;
-}
-
-int members_apply_version(struct members *m, struct db_batch *batch, const char *version)
-{
-    struct buf key = BUF_NULL;
-
-    if (strlen(version) >= sizeof(m->cluster_version))
-        return err_origin(-EBADMSG);
-    pthread_mutex_lock(&m->lock);
-    snprintf(m->cluster_version, sizeof(m->cluster_version), "%s", version);
-    pthread_mutex_unlock(&m->lock);
-    schema_meta(&key, version_key);
-    db_batch_put(batch, buf_bytes(&key), bytes_str(version));
-    buf_deinit(&key);
-    log_info("set cluster version", LOG_STR("cluster-version", version));
-    return 0;
-}
-
-/* ---- ids ---- */
-
-uint64_t member_id_of(char *const *sorted_urls, size_t n, const char *token)
-{
-    struct buf text = BUF_NULL;
-    uint8_t digest[SHA1_LEN];
-
-    for (size_t i = 0; i < n; i++)
-        buf_append_str(&text, sorted_urls[i]);
-    buf_append_str(&text, token);
-    sha1(buf_bytes(&text), digest);
-    buf_deinit(&text);
-    return u64_be_get(digest);
-}
-
-uint64_t cluster_id_of(const uint64_t *sorted_member_ids, size_t n)
-{
-    struct buf text = BUF_NULL;
-    uint8_t digest[SHA1_LEN];
-
-    for (size_t i = 0; i < n; i++)
-        buf_append_u64_be(&text, sorted_member_ids[i]);
-    sha1(buf_bytes(&text), digest);
-    buf_deinit(&text);
-    return u64_be_get(digest);
 }

@@ -2,185 +2,79 @@
 /*
  * The raft worker (see node.h).
  *
- *   inbox -> raft_step() -> raft_ready() -> wal_append, one wal_sync -> PERSISTED -> committed ->
- *   apply
+ *   inbox -> raft_step() -> raft_ready() -> messages -> wal_append, one wal_sync -> durable messages
+ *         -> PERSISTED -> committed -> apply
  *
  * Invariants:
  *   (I1) nothing that promises durability leaves before wal_sync() has returned 0: the member's own
  *        acknowledgement is the PERSISTED input.
- *   (I2) entries reach the apply inbox in index order, each once, each durable here.
+ *   (I2) entries reach the apply inbox in index order, each once, each durable here; a snapshot
+ *        takes the place of those that it holds, when the log says so durably.
  *   (I3) a proposal without a leader stays in `held` until there is one or its request is gone; it
  *        is never proposed twice.
- *   (I4) reads that wait share one read index round: ids arriving later go into the next round,
- *        never into one under way.
+ *   (I4) what has come is stepped before the time that has passed: a member that was stopped hears
+ *        of its leader before it misses it. Time that passed meanwhile does not come in a burst.
  *
  * Thread: raft.
  */
-#include "server/node.h"
-
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/failpoint.h"
-#include "base/list.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "server/apply.h"
+#include "server/node_private.h"
 #include "server/server_metrics.h"
+#include "server/snapshot.h"
+#include "server/transport.h"
 
-enum { SLOW_SYNC_MS = 1000, PROPOSAL_OVERHEAD_BYTES = 256 };
+enum { SLOW_SYNC_MS = 1000, ADVANCE_MS = 5000, FORWARD_BYTES_MAX = 1 << 20 };
 
-enum note_kind { NOTE_PROPOSAL, NOTE_READ, NOTE_CONF_APPLIED, NOTE_RELEASE };
-
-struct note {
-    struct inbox_item item;
-    enum note_kind kind;
-    uint64_t id; /* PROPOSAL, READ; RELEASE, CONF_APPLIED: the index */
-    struct blob *data;
-    struct raft_conf_single change;
-};
-
-struct ids {
-    uint64_t *items;
-    size_t len;
-    size_t cap;
-};
-
-struct node {
-    struct raft *raft;
-    struct wal *wal;
-    struct apply *apply;
-    struct wait_table *wait;
-    struct server_state *state;
-    uint64_t tick_ms;
-    uint64_t last_tick_ms;
-    uint64_t applied;      /* last told to raft */
-    uint64_t applied_seen; /* before this turn's drain of the inbox: its configurations are known */
-    uint64_t local_reads_index; /* local reads from here on; 0: not now */
-
-    struct inbox inbox;
-    _Atomic uint64_t waiting_bytes; /* proposals in the inbox and held */
-
-    struct raft_entry *batch; /* proposals of this turn */
-    uint64_t *batch_ids;
-    size_t n_batch, cap_batch;
-    struct raft_entry *held; /* (I3) */
-    uint64_t *held_ids;
-    size_t n_held, cap_held;
-
-    struct ids reads_next; /* (I4) */
-    struct ids reads_round;
-    uint64_t round; /* id of the round under way; 0: none */
-    uint64_t rounds;
-};
+static void catchup_fill(struct node *n)
+{
+    for (size_t i = 0; i < n->o.n_entries && n->o.entries[i].index <= n->o.applied; i++)
+        catchup_add(&n->catchup, n->o.entries[i].index, blob_bytes(n->o.entries[i].data).len);
+    n->o.entries = NULL;
+}
 
 struct node *node_new(const struct node_options *options)
 {
     struct node *n = mem_new(struct node);
 
-    *n = (struct node){
-        .raft = options->raft,
-        .wal = options->wal,
-        .apply = options->apply,
-        .wait = options->wait,
-        .state = options->state,
-        .tick_ms = options->tick_ms,
-    };
+    n->o = *options;
+    n->raft = options->raft;
+    n->wal = options->wal;
+    n->state = options->state;
+    n->applied = options->applied;
     inbox_init(&n->inbox, NODE_INBOX_MAX);
+    catchup_fill(n);
     return n;
 }
 
-static void note_free(struct note *note)
+static void proposals_deinit(struct proposals *p)
 {
-    blob_unref(note->data);
-    free(note);
+    for (size_t i = 0; i < p->len; i++)
+        blob_unref(p->entries[i].data);
+    free(p->entries);
+    free(p->ids);
 }
 
 struct node *node_free(struct node *n)
 {
-    struct inbox_item *item, *next;
-
     if (!n)
         return NULL;
-    for (item = inbox_drain(&n->inbox, NULL); item; item = next) {
-        next = item->next;
-        note_free(container_of(item, struct note, item));
-    }
-    for (size_t i = 0; i < n->n_held; i++)
-        blob_unref(n->held[i].data);
-    inbox_deinit(&n->inbox);
+    node_free_inbox(n);
+    node_drop_delayed(n);
+    proposals_deinit(&n->batch);
+    proposals_deinit(&n->held);
     raft_free(n->raft);
     wal_close(n->wal);
-    free(n->batch);
-    free(n->batch_ids);
-    free(n->held);
-    free(n->held_ids);
-    free(n->reads_next.items);
-    free(n->reads_round.items);
+    free(n->reads.next.items);
+    free(n->reads.round.items);
+    free(n->scratch);
     free(n);
     return NULL;
-}
-
-/* ---- the doors of other threads ---- */
-
-static struct note *note_new(enum note_kind kind, uint64_t id)
-{
-    struct note *note = mem_new(struct note);
-
-    note->kind = kind;
-    note->id = id;
-    return note;
-}
-
-static uint64_t cost(const struct blob *data)
-{
-    return data->len + PROPOSAL_OVERHEAD_BYTES;
-}
-
-static void uncharge(struct node *n, const struct blob *data)
-{
-    atomic_fetch_sub_explicit(&n->waiting_bytes, cost(data), memory_order_relaxed);
-}
-
-bool node_propose(struct node *n, uint64_t id, struct blob *data)
-{
-    struct note *note;
-
-    if (atomic_fetch_add_explicit(&n->waiting_bytes, cost(data), memory_order_relaxed) >
-        NODE_INBOX_BYTES_MAX) {
-        uncharge(n, data);
-        return false;
-    }
-    note = note_new(NOTE_PROPOSAL, id);
-    note->data = data;
-    if (inbox_push(&n->inbox, &note->item))
-        return true;
-    uncharge(n, data);
-    free(note);
-    return false;
-}
-
-bool node_read(struct node *n, uint64_t id)
-{
-    struct note *note = note_new(NOTE_READ, id);
-
-    if (inbox_push(&n->inbox, &note->item))
-        return true;
-    free(note);
-    return false;
-}
-
-void node_conf_applied(struct node *n, uint64_t index, struct raft_conf_single change)
-{
-    struct note *note = note_new(NOTE_CONF_APPLIED, index);
-
-    note->change = change;
-    inbox_push_always(&n->inbox, &note->item);
-}
-
-void node_release(struct node *n, uint64_t index)
-{
-    inbox_push_always(&n->inbox, &note_new(NOTE_RELEASE, index)->item);
 }
 
 void node_wake(struct node *n)
@@ -190,186 +84,184 @@ void node_wake(struct node *n)
 
 void node_wait(struct node *n)
 {
-    inbox_wait(&n->inbox, n->last_tick_ms + n->tick_ms);
+    inbox_wait(&n->inbox, n->last_tick_ms + n->o.tick_ms);
 }
 
-/* ---- feeding raft ---- */
-
-static void grow(void **items, size_t *cap, size_t len, size_t size)
+void grow(void **items, size_t *cap, size_t len, size_t size)
 {
     if (len < *cap)
         return;
-    *cap = *cap ? 2 * *cap : 64;
+    while (*cap <= len)
+        *cap = *cap ? 2 * *cap : 64;
     *items = mem_realloc(*items, *cap * size);
 }
 
-static void batch_add(struct node *n, uint64_t id, struct blob *data)
-{
-    size_t cap = n->cap_batch;
-
-    grow((void **)&n->batch, &cap, n->n_batch, sizeof(*n->batch));
-    grow((void **)&n->batch_ids, &n->cap_batch, n->n_batch, sizeof(*n->batch_ids));
-    n->batch[n->n_batch] = (struct raft_entry){.type = RAFT_ENTRY_NORMAL, .data = data};
-    n->batch_ids[n->n_batch++] = id;
-}
-
-static void hold(struct node *n, uint64_t id, struct raft_entry entry)
-{
-    size_t cap = n->cap_held;
-
-    grow((void **)&n->held, &cap, n->n_held, sizeof(*n->held));
-    grow((void **)&n->held_ids, &n->cap_held, n->n_held, sizeof(*n->held_ids));
-    n->held[n->n_held] = entry;
-    n->held_ids[n->n_held++] = id;
-}
-
-static void ids_add(struct ids *ids, uint64_t id)
+void ids_add(struct ids *ids, uint64_t id)
 {
     grow((void **)&ids->items, &ids->cap, ids->len, sizeof(*ids->items));
     ids->items[ids->len++] = id;
 }
 
-static void conf_applied(struct node *n, const struct note *note)
-{
-    struct raft_conf_change change = {.changes = &note->change, .n_changes = 1};
+/* ---- proposals ---- */
 
-    (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_CONF_APPLIED, .conf = &change});
-    (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_APPLIED, .index = note->id});
-    n->applied = note->id;
+static void proposals_add(struct proposals *p, uint64_t id, const struct raft_entry *entry)
+{
+    size_t cap = p->cap;
+
+    grow((void **)&p->entries, &cap, p->len, sizeof(*p->entries));
+    grow((void **)&p->ids, &p->cap, p->len, sizeof(*p->ids));
+    p->entries[p->len] = *entry;
+    p->ids[p->len++] = id;
 }
 
-static int take_note(struct node *n, struct note *note)
+static void drop_proposal(struct node *n, struct blob *data)
 {
-    switch (note->kind) {
-    case NOTE_PROPOSAL:
-        batch_add(n, note->id, note->data);
-        note->data = NULL;
-        return 0;
-    case NOTE_READ: ids_add(&n->reads_next, note->id); return 0;
-    case NOTE_CONF_APPLIED: conf_applied(n, note); return 0;
-    case NOTE_RELEASE: return wal_release(n->wal, note->id);
-    }
-    return 0;
+    node_uncharge(n, data);
+    blob_unref(data);
 }
 
-static int take_inbox(struct node *n)
-{
-    struct inbox_item *item = inbox_drain(&n->inbox, NULL), *next;
-    int r = 0;
-
-    for (; item; item = next) {
-        struct note *note = container_of(item, struct note, item);
-        next = item->next;
-        if (r >= 0)
-            r = take_note(n, note);
-        note_free(note);
-    }
-    return r < 0 ? err_trace(r) : 0;
-}
-
-static void drop_held(struct node *n, size_t i)
-{
-    uncharge(n, n->held[i].data);
-    blob_unref(n->held[i].data);
-}
-
-/* Held proposals whose request is gone (time-out, client away) are dropped: they were never
- * proposed. */
-static void release_held(struct node *n)
-{
-    size_t n_held = n->n_held;
-
-    n->n_held = 0;
-    for (size_t i = 0; i < n_held; i++) {
-        if (wait_contains(n->wait, n->held_ids[i]))
-            batch_add(n, n->held_ids[i], n->held[i].data);
-        else
-            drop_held(n, i);
-    }
-}
-
-/* While there is no leader: what nobody waits for any more makes room. */
+/* Proposals whose request is gone (time-out, client away) were never proposed: they are dropped. */
 static void forget_gone(struct node *n)
 {
-    size_t n_held = 0, n_reads = 0;
+    struct proposals *p = &n->held;
+    size_t len = 0;
 
-    for (size_t i = 0; i < n->n_held; i++) {
-        if (!wait_contains(n->wait, n->held_ids[i])) {
-            drop_held(n, i);
+    for (size_t i = 0; i < p->len; i++) {
+        if (!wait_contains(n->o.wait, p->ids[i])) {
+            drop_proposal(n, p->entries[i].data);
             continue;
         }
-        n->held[n_held] = n->held[i];
-        n->held_ids[n_held++] = n->held_ids[i];
+        p->entries[len] = p->entries[i];
+        p->ids[len++] = p->ids[i];
     }
-    n->n_held = n_held;
-    for (size_t i = 0; i < n->reads_next.len; i++) {
-        if (wait_contains(n->wait, n->reads_next.items[i]))
-            n->reads_next.items[n_reads++] = n->reads_next.items[i];
-    }
-    n->reads_next.len = n_reads;
+    p->len = len;
 }
 
-static void propose(struct node *n)
+/* They come before those that came later. */
+static void release_held(struct node *n)
 {
-    int r;
+    struct proposals held = n->held;
 
-    if (n->n_batch == 0)
+    if (held.len == 0)
         return;
-    r = raft_step(n->raft, &(struct raft_input){
-                               .type = RAFT_PROPOSE, .entries = n->batch, .n_entries = n->n_batch});
-    for (size_t i = 0; i < n->n_batch; i++) {
-        if (r == RAFT_E_DROPPED)
-            hold(n, n->batch_ids[i], n->batch[i]);
-        else {
-            uncharge(n, n->batch[i].data);
-            blob_unref(n->batch[i].data);
+    forget_gone(n);
+    held = n->held;
+    for (size_t i = 0; i < n->batch.len; i++)
+        proposals_add(&held, n->batch.ids[i], &n->batch.entries[i]);
+    n->held = n->batch;
+    n->held.len = 0;
+    n->batch = held;
+}
+
+/* How many go to raft in one input: a leader takes all, a follower sends them on in messages. */
+static size_t portion(const struct proposals *p, size_t first, bool leads)
+{
+    uint64_t bytes = 0;
+    size_t i = first;
+
+    if (leads)
+        return p->len - first;
+    do
+        bytes += blob_bytes(p->entries[i++].data).len;
+    while (i < p->len && bytes + blob_bytes(p->entries[i].data).len <= FORWARD_BYTES_MAX);
+    return i - first;
+}
+
+static void propose(struct node *n, bool leads)
+{
+    struct proposals *p = &n->batch;
+
+    for (size_t i = 0, len; i < p->len; i += len) {
+        len = portion(p, i, leads);
+        int r = raft_step(n->raft, &(struct raft_input){.type = RAFT_PROPOSE,
+                                                        .entries = &p->entries[i],
+                                                        .n_entries = len});
+        for (size_t k = i; k < i + len; k++) {
+            if (r == RAFT_E_DROPPED)
+                proposals_add(&n->held, p->ids[k], &p->entries[k]); /* (I3) */
+            else
+                drop_proposal(n, p->entries[k].data);
         }
     }
-    n->n_batch = 0;
+    p->len = 0;
 }
 
-/* Time that passed while we were stopped or waiting for the disk does not come in a burst: at most
- * one tick a turn. */
-static void tick(struct node *n, uint64_t now_ms)
+/* ---- time ---- */
+
+static void forget_moves(struct node *n)
 {
-    if (n->last_tick_ms != 0 && now_ms < n->last_tick_ms + n->tick_ms)
+    size_t len = 0;
+
+    for (size_t i = 0; i < n->n_moves; i++) {
+        if (wait_contains(n->o.wait, n->moves[i].id))
+            n->moves[len++] = n->moves[i];
+    }
+    n->n_moves = len;
+}
+
+static size_t active_peers(const struct node *n)
+{
+    const struct raft_conf_state *conf = raft_conf(n->raft);
+    const struct raft_ids *all[] = {&conf->voters, &conf->learners};
+    struct transport *t = n->o.transport;
+    size_t active = 0;
+
+    for (int k = 0; t && k < 2; k++) {
+        for (size_t i = 0; i < all[k]->len; i++)
+            active +=
+                all[k]->ids[i] != n->state->member_id && t->ops->active_ms(t, all[k]->ids[i]) > 0;
+    }
+    return active;
+}
+
+/* A start need not wait for a whole election timeout, if it would have heard of a leader: as etcd,
+ * which wants to see more than one peer before it hurries. */
+static void advance_ticks(struct node *n)
+{
+    uint32_t ticks = n->o.election_ticks - 2;
+
+    if (n->advance_until_ms == 0)
         return;
-    n->last_tick_ms = n->last_tick_ms != 0 && now_ms < n->last_tick_ms + 2 * n->tick_ms
-                          ? n->last_tick_ms + n->tick_ms
-                          : now_ms;
+    if (n->now_ms >= n->advance_until_ms) {
+        n->advance_until_ms = 0;
+        return;
+    }
+    if (active_peers(n) <= 1)
+        return;
+    n->advance_until_ms = 0;
+    log_info("initialized peer connections; fast-forwarding election ticks",
+             LOG_ID("local-member-id", n->state->member_id), LOG_U64("forward-ticks", ticks));
+    for (uint32_t i = 0; i < ticks; i++)
+        (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_TICK});
+}
+
+/* (I4): at most one tick a turn. */
+static void tick(struct node *n)
+{
+    uint64_t last_ms = n->last_tick_ms, now_ms = n->now_ms;
+
+    if (last_ms != 0 && now_ms < last_ms + n->o.tick_ms)
+        return;
+    if (last_ms == 0)
+        n->advance_until_ms = n->o.tick_advance ? now_ms + ADVANCE_MS : 0;
+    n->last_tick_ms =
+        last_ms != 0 && now_ms < last_ms + 2 * n->o.tick_ms ? last_ms + n->o.tick_ms : now_ms;
     forget_gone(n);
+    forget_moves(n);
+    node_reads_tick(n);
+    node_sends_tick(n);
+    advance_ticks(n);
     (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_TICK});
 }
 
-static void start_read_round(struct node *n)
+/* ---- feeding raft ---- */
+
+static void tell_applied(struct node *n)
 {
-    struct ids empty = n->reads_round;
-
-    if (n->round != 0 || n->reads_next.len == 0)
+    if (n->applied_seen <= n->applied)
         return;
-    empty.len = 0;
-    n->reads_round = n->reads_next;
-    n->reads_next = empty;
-    n->round = ++n->rounds;
-    if (raft_step(n->raft, &(struct raft_input){.type = RAFT_READ, .read_id = n->round}) ==
-        RAFT_E_DROPPED) {
-        for (size_t i = 0; i < n->reads_round.len; i++)
-            ids_add(&n->reads_next, n->reads_round.items[i]);
-        n->reads_round.len = 0;
-        n->round = 0;
-    }
-}
-
-static void tell_applied(struct node *n, const struct raft_status *status)
-{
-    uint64_t applied = n->applied_seen;
-
-    if (applied <= n->applied)
-        return;
-    n->applied = applied;
-    (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_APPLIED, .index = applied});
-    if (status->sole_voter)
-        (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_COMPACT, .index = applied});
+    n->applied = n->applied_seen;
+    (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_APPLIED, .index = n->applied});
 }
 
 /* What may have become possible: also in the middle of a turn, when this member has just become
@@ -378,14 +270,15 @@ static void node_feed(struct node *n)
 {
     struct raft_status status;
 
+    tell_applied(n);
+    node_send_delayed(n);
     raft_status(n->raft, &status);
-    tell_applied(n, &status);
     if (status.sole_voter && status.role == RAFT_FOLLOWER)
         (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_CAMPAIGN});
     if (status.leader != 0)
         release_held(n);
-    propose(n);
-    start_read_round(n);
+    propose(n, status.role == RAFT_LEADER);
+    node_reads_start(n);
 }
 
 /* ---- doing what a ready says ---- */
@@ -403,42 +296,83 @@ static int sync_log(struct node *n)
     return r;
 }
 
+/* What raft has been given in this turn is its own now, or of no use. */
+static void settle_received(struct node *n, const struct received *taken)
+{
+    while (n->received) {
+        struct received *r = n->received;
+        n->received = r->next;
+        if (r != taken)
+            snapshots_discard(n->o.snapshots, r, true);
+    }
+}
+
+static struct received *received_find(struct node *n, const struct raft_snapshot *s)
+{
+    struct received *r = n->received;
+
+    while (r && (r->message->snapshot->index != s->index || r->message->snapshot->term != s->term))
+        r = r->next;
+    return r;
+}
+
+/* The database first gets the name under which a start looks for it, then the log its mark. */
+static int persist_snapshot(struct node *n, const struct raft_snapshot *s)
+{
+    struct received *r = received_find(n, s);
+    int e;
+
+    check(r && r->path);
+    e = snapshots_accept(n->o.snapshots, r);
+    failpoint("raftBeforeSaveSnap");
+    if (e == 0)
+        e = wal_append_snapshot(n->wal, s->index, s->term);
+    failpoint("raftAfterSaveSnap");
+    return e;
+}
+
 static int persist(struct node *n, const struct raft_ready *rd)
 {
-    int r;
+    int r = 0;
 
-    if (!rd->hard_state_changed && rd->n_entries == 0)
+    if (!rd->hard_state_changed && rd->n_entries == 0 && !rd->snapshot)
         return 0;
     failpoint("raftBeforeSave");
-    r = wal_append(n->wal, rd->hard_state_changed ? &rd->hard_state : NULL, rd->entries,
-                   rd->n_entries);
+    if (rd->snapshot)
+        r = persist_snapshot(n, rd->snapshot);
+    if (r == 0)
+        r = wal_append(n->wal, rd->hard_state_changed ? &rd->hard_state : NULL, rd->entries,
+                       rd->n_entries);
     if (r == 0)
         r = rd->must_sync ? sync_log(n) : wal_flush(n->wal);
     failpoint("raftAfterSave");
     return r;
 }
 
+static void keep_for_peers(struct node *n, const struct raft_entry *entries, size_t len)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < len; i++)
+        bytes += blob_bytes(entries[i].data).len;
+    catchup_add(&n->catchup, entries[len - 1].index, bytes);
+}
+
 static int hand_over(struct node *n, const struct raft_ready *rd)
 {
     int r = 0;
 
-    if (rd->n_committed > 0 && !apply_now(n->apply, rd->committed, rd->n_committed, &r))
-        apply_push_entries(n->apply, rd->committed, rd->n_committed);
-    for (size_t i = 0; i < rd->n_reads; i++) {
-        if (rd->reads[i].id != n->round)
-            continue;
-        apply_push_reads(n->apply, rd->reads[i].index, n->reads_round.items, n->reads_round.len);
-        n->reads_round.len = 0;
-        n->round = 0;
+    if (rd->snapshot) {
+        struct received *taken = received_find(n, rd->snapshot);
+        settle_received(n, taken);
+        apply_push_snapshot(n->o.apply, taken);
     }
-    for (size_t i = 0; i < rd->n_reads_lost; i++) {
-        if (rd->reads_lost[i] != n->round)
-            continue;
-        for (size_t k = 0; k < n->reads_round.len; k++)
-            ids_add(&n->reads_next, n->reads_round.items[k]);
-        n->reads_round.len = 0;
-        n->round = 0;
+    if (rd->n_committed > 0) {
+        keep_for_peers(n, rd->committed, rd->n_committed);
+        if (!apply_now(n->o.apply, rd->committed, rd->n_committed, &r))
+            apply_push_entries(n->o.apply, rd->committed, rd->n_committed);
     }
+    node_reads_ready(n, rd);
     return r;
 }
 
@@ -468,6 +402,35 @@ static void publish(struct node *n)
     metric_set(&metric_proposals_committed, (double)status.commit);
 }
 
+static void finish_moves(struct node *n, uint64_t leader)
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < n->n_moves; i++) {
+        struct request *request;
+        if (n->moves[i].to != leader) {
+            n->moves[len++] = n->moves[i];
+            continue;
+        }
+        request = wait_take(n->o.wait, n->moves[i].id);
+        if (request)
+            request->finish(request, OUTCOME_OK);
+    }
+    n->n_moves = len;
+}
+
+static void leader_found(struct node *n, const struct raft_ready *rd)
+{
+    struct server_state *s = n->state;
+
+    if (rd->leader == s->member_id) /* as in etcd, only of its own */
+        atomic_store_explicit(&s->leader_since_ms, clock_mono_ms(), memory_order_release);
+    metric_add(&metric_leader_changes, 1);
+    log_info("raft.node: elected leader", LOG_ID("local-member-id", s->member_id),
+             LOG_ID("leader-id", rd->leader));
+    node_reads_leader_changed(n);
+}
+
 static void publish_leader(struct node *n, const struct raft_ready *rd)
 {
     struct server_state *s = n->state;
@@ -475,15 +438,16 @@ static void publish_leader(struct node *n, const struct raft_ready *rd)
 
     metric_set(&metric_has_leader, rd->leader != 0);
     metric_set(&metric_is_leader, rd->role == RAFT_LEADER);
-    if (rd->leader == old)
-        return;
-    atomic_store_explicit(&s->leader, rd->leader, memory_order_release);
-    if (rd->leader == 0)
-        return;
-    atomic_store_explicit(&s->leader_since_ms, clock_mono_ms(), memory_order_release);
-    metric_add(&metric_leader_changes, 1);
-    log_info("raft.node: elected leader", LOG_ID("local-member-id", s->member_id),
-             LOG_ID("leader-id", rd->leader));
+    if (rd->leader != old) {
+        atomic_store_explicit(&s->leader, rd->leader, memory_order_release);
+        if (rd->leader != 0)
+            leader_found(n, rd);
+        else
+            log_info("raft.node: lost leader", LOG_ID("local-member-id", s->member_id),
+                     LOG_ID("leader-id", old));
+    }
+    if (rd->leader != 0)
+        finish_moves(n, rd->leader);
 }
 
 static int act(struct node *n)
@@ -492,13 +456,13 @@ static int act(struct node *n)
     int r;
 
     raft_ready(n->raft, &rd);
-    /* The only member has no peers. */
-    check(rd.n_messages == 0 && rd.n_messages_durable == 0 && !rd.snapshot);
-    r = persist(n, &rd);
-    if (r < 0)
-        return err_trace(r);
     if (rd.soft_changed)
         publish_leader(n, &rd);
+    node_send(n, &rd);
+    r = persist(n, &rd); /* (I1) */
+    if (r < 0)
+        return err_trace(r);
+    node_send_durable(n, &rd);
     r = hand_over(n, &rd);
     if (r < 0)
         return err_trace(r);
@@ -511,14 +475,17 @@ int node_turn(struct node *n, uint64_t now_ms)
 {
     int r;
 
+    n->now_ms = now_ms;
     n->applied_seen = atomic_load_explicit(&n->state->applied, memory_order_acquire);
-    r = take_inbox(n);
-    tick(n, now_ms);
+    node_compact(n);
+    r = node_take_inbox(n);
+    tick(n);
     node_feed(n);
     while (r == 0 && raft_has_ready(n->raft)) {
         r = act(n);
         node_feed(n);
     }
+    settle_received(n, NULL);
     if (r < 0)
         return err_trace(r);
     publish(n);

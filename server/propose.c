@@ -28,14 +28,9 @@
 
 enum { APPLY_BEHIND_MAX = 5000 };
 
-static uint64_t next_id(struct server *s)
-{
-    return atomic_fetch_add_explicit(&s->next_id, 1, memory_order_relaxed) + 1;
-}
-
 int64_t server_lease_id(struct server *s)
 {
-    return (int64_t)(next_id(s) & INT64_MAX);
+    return (int64_t)(server_state_next_id(&s->state) & INT64_MAX);
 }
 
 static void refuse(struct request *request, enum outcome outcome)
@@ -54,7 +49,7 @@ static bool apply_is_behind(struct server *s)
 
 static void prepare(struct server *s, struct request *request)
 {
-    request->id = next_id(s);
+    request->id = server_state_next_id(&s->state);
     request->expires_ms = clock_mono_ms() + s->state.request_timeout_ms;
 }
 
@@ -90,7 +85,7 @@ void server_submit(struct server *s, struct request *request)
     }
     /* From here on the request may be finished, and gone, at any moment. */
     uint64_t id = request->id;
-    if (!node_propose(s->node, id, entry)) {
+    if (!node_propose(s->node, id, RAFT_ENTRY_NORMAL, entry)) {
         blob_unref(entry);
         request = wait_take(&s->wait, id);
         if (request)

@@ -74,7 +74,7 @@ static void make_delete(struct box *b, struct call *c)
 
 static void make_compaction(struct box *b, struct call *c)
 {
-    call_compact(b, c, mvcc_revision(b->s->mvcc), false);
+    call_compact(b, c, mvcc_revision(b->s->store.mvcc), false);
 }
 
 static void make_alarm_list(struct box *b, struct call *c)
@@ -311,7 +311,7 @@ static void test_over_quota(void **state)
     call_txn(b, &txn, "t", "u");
     submit(b, &txn);
     assert_waits(b, &txn);
-    assert_int_equal(mvcc_revision(b->s->mvcc), 4);
+    assert_int_equal(mvcc_revision(b->s->store.mvcc), 4);
     set_alarm(b, true, NOSPACE);
     assert_ended(&small, OUTCOME_NO_SPACE);
     assert_ended(&large, OUTCOME_NO_SPACE);
@@ -319,7 +319,7 @@ static void test_over_quota(void **state)
     make_put(b, &refused);
     submit(b, &refused);
     assert_ended(&refused, OUTCOME_NO_SPACE);
-    assert_int_equal(mvcc_revision(b->s->mvcc), 4);
+    assert_int_equal(mvcc_revision(b->s->store.mvcc), 4);
 }
 
 static struct server *own_alarm_server;
@@ -348,7 +348,7 @@ static void test_over_quota_again(void **state)
     server_submit(b->s, &off.request);
     submit(b, &behind);
     assert_waits(b, &behind); /* a new alarm is due */
-    assert_int_equal(mvcc_revision(b->s->mvcc), 3);
+    assert_int_equal(mvcc_revision(b->s->store.mvcc), 3);
     call_deinit(&on);
     call_deinit(&off);
     set_alarm(b, true, NOSPACE);
@@ -366,7 +366,7 @@ static void test_alarm_of_another_member(void **state)
     submit(b, &c);
     call_init(&other, REQUEST_ALARM, BYTES_LIT("\x08\x01\x10\x07\x18\x01"));
     assert_int_equal(call_run(b, &other), OUTCOME_OK);
-    assert_true(alarms_no_space(b->s->alarms));
+    assert_true(alarms_no_space(b->s->store.alarms));
     assert_waits(b, &c);
     set_alarm(b, true, CORRUPT);
     assert_waits(b, &c);
@@ -448,7 +448,7 @@ static void test_nobody_asked(void **state)
     apply_push_entries(b->s->apply, &entry, 1);
     blob_unref(entry.data);
     assert_int_equal(apply_turn(b->s->apply), 0);
-    assert_int_equal(mvcc_revision(b->s->mvcc), 2);
+    assert_int_equal(mvcc_revision(b->s->store.mvcc), 2);
     assert_false(atomic_load(&b->s->raise_alarm.done));
 }
 

@@ -32,6 +32,11 @@ enum request_kind {
     REQUEST_CLUSTER_VERSION_SET,
     REQUEST_MEMBER_ATTR_SET,
     REQUEST_READ_INDEX, /* no entry: waits until a linearizable read may run */
+    REQUEST_MEMBER_ADD, /* from here to PROMOTE: a configuration entry */
+    REQUEST_MEMBER_REMOVE,
+    REQUEST_MEMBER_UPDATE,
+    REQUEST_MEMBER_PROMOTE,
+    REQUEST_MOVE_LEADER, /* no entry: waits until another member leads */
     REQUEST_KIND_COUNT
 };
 

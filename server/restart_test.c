@@ -27,7 +27,7 @@ struct report {
 static void flush(struct box *b, struct report *report)
 {
     report->flushed = atomic_load(&b->s->state.applied);
-    check(db_flush(b->s->db) == 0);
+    check(db_flush(b->s->store.db) == 0);
 }
 
 static void write_report(int fd, struct box *b, struct report *report)
@@ -105,6 +105,10 @@ enum last {
     LAST_ALARM_OFF,
     LAST_VERSION,
     LAST_ATTRIBUTES,
+    LAST_URLS, /* from here on: changes of members */
+    LAST_LEARNER,
+    LAST_LEARNER_REFUSED,
+    LAST_LEARNER_REMOVED,
     LAST_COUNT
 };
 
@@ -139,7 +143,9 @@ static void call_last(struct box *b, struct call *c, enum last last)
     case LAST_ALARM: call_alarm(b, c, true, ETCDSERVERPB__ALARM_TYPE__NOSPACE); break;
     case LAST_ALARM_OFF: call_alarm(b, c, false, ETCDSERVERPB__ALARM_TYPE__NOSPACE); break;
     case LAST_VERSION:
-        call_init(c, REQUEST_CLUSTER_VERSION_SET, buf_bytes(&b->s->set_version.payload));
+        call_init(c, REQUEST_CLUSTER_VERSION_SET,
+                  BYTES_LIT("\x0a\x05"
+                            "3.7.0"));
         break;
     case LAST_ATTRIBUTES:
         call_init(c, REQUEST_MEMBER_ATTR_SET, buf_bytes(&b->s->publish.payload));
@@ -148,10 +154,63 @@ static void call_last(struct box *b, struct call *c, enum last last)
     }
 }
 
+static int run_change(struct box *b, struct call *c, enum request_kind kind, const void *message)
+{
+    call_init(c, kind, BYTES_NULL);
+    server_change_members(b->s, &c->request, message);
+    box_run(b);
+    check(c->n_finished == 1);
+    return c->outcome;
+}
+
+static uint64_t learner_of(const struct call *added)
+{
+    Etcdserverpb__MemberAddResponse *r = etcdserverpb__member_add_response__unpack(
+        NULL, added->request.response.len, added->request.response.data);
+    uint64_t id;
+
+    check(r && r->member && r->member->islearner && r->n_members == 2);
+    id = r->member->id;
+    etcdserverpb__member_add_response__free_unpacked(r, NULL);
+    return id;
+}
+
+/* Its outcome. */
+static int change_last(struct box *b, enum last last)
+{
+    Etcdserverpb__MemberAddRequest add = ETCDSERVERPB__MEMBER_ADD_REQUEST__INIT;
+    Etcdserverpb__MemberUpdateRequest update = ETCDSERVERPB__MEMBER_UPDATE_REQUEST__INIT;
+    Etcdserverpb__MemberRemoveRequest remove = ETCDSERVERPB__MEMBER_REMOVE_REQUEST__INIT;
+    char *urls[] = {(char *)"http://127.0.0.1:1"}, *others[] = {(char *)"http://127.0.0.1:2"};
+    struct call c;
+    int outcome;
+
+    update.id = b->s->state.member_id;
+    add.islearner = true;
+    add.n_peerurls = update.n_peerurls = 1;
+    update.peerurls = add.peerurls = urls;
+    if (last == LAST_URLS) {
+        outcome = run_change(b, &c, REQUEST_MEMBER_UPDATE, &update);
+        call_deinit(&c);
+        return outcome;
+    }
+    outcome = run_change(b, &c, REQUEST_MEMBER_ADD, &add);
+    remove.id = learner_of(&c);
+    call_deinit(&c);
+    if (last == LAST_LEARNER)
+        return outcome;
+    add.peerurls = others;
+    outcome = last == LAST_LEARNER_REFUSED ? run_change(b, &c, REQUEST_MEMBER_ADD, &add)
+                                           : run_change(b, &c, REQUEST_MEMBER_REMOVE, &remove);
+    call_deinit(&c);
+    return outcome;
+}
+
 static int expected_outcome(enum last last)
 {
     return last == LAST_PUT_REFUSED       ? (int)OUTCOME_LEASE_NOT_FOUND
            : last == LAST_COMPACT_REFUSED ? (int)OUTCOME_FUTURE_REVISION
+           : last == LAST_LEARNER_REFUSED ? (int)OUTCOME_TOO_MANY_LEARNERS
                                           : (int)OUTCOME_OK;
 }
 
@@ -171,8 +230,10 @@ static void live_last(struct box *b, struct report *report, int arg)
     if (last > LAST_EMPTY) {
         prepare(b);
         flush(b, report);
-        call_last(b, &c, last);
-        check(call_run(b, &c) == expected_outcome(last));
+        if (last < LAST_URLS)
+            call_last(b, &c, last);
+        check((last < LAST_URLS ? call_run(b, &c) : change_last(b, last)) ==
+              expected_outcome(last));
     }
     if (arg % 2)
         flush(b, report);
@@ -205,7 +266,7 @@ static void random_call(struct box *b, struct call *c, struct rng *rng)
     case 3: call_grant(b, c, lease, 60); break;
     case 4: call_revoke(b, c, lease); break;
     case 5:
-        call_compact(b, c, mvcc_revision(b->s->mvcc) - (int64_t)rng_below(rng, 20), false);
+        call_compact(b, c, mvcc_revision(b->s->store.mvcc) - (int64_t)rng_below(rng, 20), false);
         break;
     default: call_put(b, c, key, "value", rng_below(rng, 3) ? 0 : lease); break;
     }
@@ -323,7 +384,7 @@ static void test_missing_log(void **state)
 
     assert_true(report.flushed > 0);
     assert_int_equal(rename(wal, moved), 0);
-    assert_int_equal(server_open(&b->s, &b->config, BOX_SEGMENT_BYTES), 1);
+    assert_int_equal(server_open(&b->s, &b->config, NULL, &box_tuning), 1);
     assert_null(b->s);
     assert_int_equal(rename(moved, wal), 0);
     box_open(b);
@@ -338,7 +399,7 @@ static void test_used_directory(void **state)
     struct box *b = box_start();
     struct server *second = NULL;
 
-    assert_int_equal(server_open(&second, &b->config, BOX_SEGMENT_BYTES), 1);
+    assert_int_equal(server_open(&second, &b->config, NULL, &box_tuning), 1);
     assert_null(second);
     assert_int_equal(box_put(b, "k", "v"), OUTCOME_OK);
     box_free(b);

@@ -4,9 +4,8 @@
  * reverse.
  *
  *   start   directory and lock -> database -> state -> log -> raft -> workers -> own proposals
- *   stop    no new requests, waiters answered -> housekeeper -> raft thread -> apply thread ->
- *           flush
- *           -> log marked clean -> database
+ *   stop    no new requests, waiters answered -> ticker, housekeeper -> raft thread -> apply thread
+ *           -> flush -> log marked clean -> database
  *
  * A worker's error ends the process at once (server_fatal): after a failed write nothing in memory
  * may be trusted.
@@ -20,15 +19,32 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "server/bootstrap.h"
+#include "server/cluster_version.h"
+#include "server/member_change.h"
 #include "server/quota.h"
 #include "server/server_metrics.h"
 #include "server/server_private.h"
 
 enum { OWN_RETRY_MS = 1000, REPLAY_FLUSH_MIN = 5000 };
 
+/* What an operator does about it. */
+static const char *advice(int error)
+{
+    switch (-error) {
+    case ENOSPC:
+    case EDQUOT:
+        return "make room on the disk and start again: what was acknowledged is in the raft log";
+    case EBADMSG:
+        return "what is stored is damaged, the lines above say where: replace this member from its "
+               "peers, or restore a snapshot; starting again does not help";
+    default: return "start again; if it ends here once more, look for what is wrong with the disk";
+    }
+}
+
 _Noreturn void server_fatal(const char *what, int error)
 {
-    log_fatal("the member can't go on", LOG_STR("cause", what), LOG_ERRNO("error", error));
+    log_fatal("the member can't go on", LOG_STR("cause", what), LOG_ERRNO("error", error),
+              LOG_STR("advice", advice(error)));
     abort();
 }
 
@@ -110,10 +126,8 @@ static void own_init(struct own_proposal *own, struct server *s, enum request_ki
 
 static void own_proposals_init(struct server *s)
 {
-    char version[16];
     size_t mark;
 
-    members_cluster_version(s->members, version);
     own_init(&s->publish, s, REQUEST_MEMBER_ATTR_SET, false);
     encode_u64(&s->publish.payload, 1, s->state.member_id);
     mark = encode_begin(&s->publish.payload, 2);
@@ -123,38 +137,36 @@ static void own_proposals_init(struct server *s)
                              bytes_str(s->config->advertise_client_urls.items[i].text));
     encode_end(&s->publish.payload, mark);
 
-    own_init(&s->set_version, s, REQUEST_CLUSTER_VERSION_SET, version[0] != '\0');
-    encode_bytes(&s->set_version.payload, 1, bytes_str(SERVER_CLUSTER_VERSION));
-
     own_init(&s->raise_alarm, s, REQUEST_ALARM, true);
     encode_u64(&s->raise_alarm.payload, 1, ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE);
     encode_u64(&s->raise_alarm.payload, 2, s->state.member_id);
     encode_u64(&s->raise_alarm.payload, 3, ETCDSERVERPB__ALARM_TYPE__NOSPACE);
 }
 
-static enum outcome timeout_outcome(void *arg, const struct request *request)
-{
-    struct server *s = arg;
-    uint64_t since = atomic_load(&s->state.leader_since_ms);
-    uint64_t started = request->expires_ms - s->state.request_timeout_ms;
-
-    metric_add(request->kind == REQUEST_READ_INDEX ? &metric_slow_read_indexes
-                                                   : &metric_proposals_failed,
-               1);
-    if (since > started && started + 2 * s->state.election_timeout_ms > since)
-        return OUTCOME_TIMEOUT_LEADER_FAILURE;
-    return OUTCOME_TIMEOUT;
-}
-
 static void server_tick(void *arg)
 {
     struct server *s = arg;
+    uint64_t now_ms = clock_mono_ms();
 
-    wait_expire(&s->wait, clock_mono_ms(), timeout_outcome, s);
+    wait_expire(&s->wait, now_ms, server_timeout_outcome, s);
     metric_set(&metric_proposals_pending, (double)wait_proposals(&s->wait));
     own_submit(&s->publish);
-    own_submit(&s->set_version);
     own_submit(&s->raise_alarm);
+    cluster_version_tick(s->cluster_version, now_ms);
+    promotions_tick(s->promotions);
+}
+
+static void disk_short(void *arg)
+{
+    struct server *s = arg;
+
+    if (!alarms_active(s->store.alarms, s->state.member_id, ETCDSERVERPB__ALARM_TYPE__NOSPACE))
+        atomic_store(&s->raise_alarm.done, false); /* the next tick proposes it */
+}
+
+static void log_lacks_room(void *arg)
+{
+    housekeeper_make_room(arg);
 }
 
 /* ---- start ---- */
@@ -168,34 +180,12 @@ static int64_t lease_ttl_min_s(const struct config *config)
     return (int64_t)((ms + 999) / 1000);
 }
 
-static int open_database(struct server *s)
+static int open_store(struct server *s)
 {
-    struct db_options options = {.path = s->data_dir->db, .prefix_len = schema_prefix_len};
-    char *error = NULL;
-    int r = db_open(&s->db, &options, &error);
-
-    if (r != 0)
-        log_error(r == DB_E_CORRUPT ? "the database is corrupt or not ours"
-                                    : "the database can't be opened",
-                  LOG_STR("path", s->data_dir->db), LOG_STR("error", error));
-    free(error);
-    return r == DB_E_CORRUPT ? 1 : r;
-}
-
-static int open_state(struct server *s)
-{
-    uint32_t batch_max = s->config->compaction_batch_limit;
-    int r = open_database(s);
-
-    if (r == 0)
-        r = mvcc_open(&s->mvcc, &(struct mvcc_options){s->db, batch_max});
-    if (r == 0)
-        r = lease_table_open(&s->leases, s->db, lease_ttl_min_s(s->config));
-    if (r == 0)
-        r = members_open(&s->members, s->db);
-    if (r == 0)
-        r = alarms_open(&s->alarms, s->db);
-    return r;
+    return store_open(&s->store, &(struct store_options){
+                                     .path = s->data_dir->db,
+                                     .compaction_batch_max = s->config->compaction_batch_limit,
+                                     .lease_ttl_min_s = lease_ttl_min_s(s->config)});
 }
 
 static void init_state(struct server *s, const struct bootstrap *b)
@@ -209,8 +199,8 @@ static void init_state(struct server *s, const struct bootstrap *b)
     atomic_init(&s->state.applied, b->applied);
     atomic_init(&s->state.committed, b->recovery.hard_state.commit);
     atomic_init(&s->state.term, b->recovery.hard_state.term);
-    atomic_init(&s->next_id, (b->member_id & 0xffff) << 48 | (now_ms & ((UINT64_C(1) << 40) - 1))
-                                                                 << 8);
+    atomic_init(&s->state.next_id,
+                (b->member_id & 0xffff) << 48 | (now_ms & ((UINT64_C(1) << 40) - 1)) << 8);
 }
 
 static uint64_t log_end(const struct bootstrap *b)
@@ -220,42 +210,73 @@ static uint64_t log_end(const struct bootstrap *b)
     return rec->n_entries > 0 ? rec->entries[rec->n_entries - 1].index : b->applied;
 }
 
-static int make_workers(struct server *s, struct bootstrap *b)
+static struct node *make_node(struct server *s, struct bootstrap *b, struct raft *raft)
+{
+    const struct config *c = s->config;
+    struct wal *wal = b->wal;
+
+    b->wal = NULL;
+    return node_new(
+        &(struct node_options){.raft = raft,
+                               .wal = wal,
+                               .apply = s->apply,
+                               .wait = &s->wait,
+                               .state = &s->state,
+                               .snapshots = s->snapshots,
+                               .transport = s->transport,
+                               .tick_ms = c->heartbeat_interval_ms,
+                               .election_ticks = c->election_timeout_ms / c->heartbeat_interval_ms,
+                               .tick_advance = c->initial_election_tick_advance,
+                               .catchup_entries = c->snapshot_catchup_entries,
+                               .entries = b->recovery.entries,
+                               .n_entries = b->recovery.n_entries,
+                               .applied = b->applied});
+}
+
+static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
 {
     struct raft *raft;
-    int r = bootstrap_raft(&raft, b, s->config, s->members, rng_entropy());
+    int r = snapshots_new(&s->snapshots, &(struct snapshots_options){.store = &s->store,
+                                                                     .state = &s->state,
+                                                                     .transport = s->transport,
+                                                                     .dir = s->data_dir->snap});
 
+    if (r == 0)
+        r = bootstrap_raft(&raft, b, s->config, s->store.members, seed);
     if (r < 0)
         return err_trace(r);
     s->housekeeper = housekeeper_new(&(struct housekeeper_options){
-        .db = s->db,
-        .mvcc = s->mvcc,
+        .store = &s->store,
         .state = &s->state,
+        .room = s->room,
         .replay_to = log_end(b) - b->applied >= REPLAY_FLUSH_MIN ? log_end(b) : 0,
         .catchup_entries = s->config->snapshot_catchup_entries,
         .compaction_sleep_ns = s->config->compaction_sleep_interval_ns,
-        .tick = server_tick,
+        .disk_short = disk_short,
         .arg = s});
+    s->ticker = ticker_new(server_tick, s);
+    s->cluster_version = cluster_version_new(s);
+    s->promotions = promotions_new(s);
+    wal_on_no_room(b->wal, log_lacks_room, s->housekeeper);
     s->apply = apply_new(
-        &(struct apply_options){.db = s->db,
-                                .mvcc = s->mvcc,
-                                .leases = s->leases,
-                                .members = s->members,
-                                .alarms = s->alarms,
+        &(struct apply_options){.store = &s->store,
                                 .wait = &s->wait,
                                 .state = &s->state,
                                 .housekeeper = s->housekeeper,
+                                .snapshots = s->snapshots,
                                 .applied = b->applied,
                                 .replay_to = log_end(b),
-                                .warning_duration_ns = s->config->warning_apply_duration_ns});
-    s->node = node_new(&(struct node_options){.raft = raft,
-                                              .wal = b->wal,
-                                              .apply = s->apply,
-                                              .wait = &s->wait,
-                                              .state = &s->state,
-                                              .tick_ms = s->config->heartbeat_interval_ms});
-    b->wal = NULL;
+                                .warning_duration_ns = s->config->warning_apply_duration_ns,
+                                .quota_bytes = quota_bytes(s->config),
+                                .raise_alarm = quota_raise_alarm,
+                                .raise_alarm_arg = s,
+                                .learners_max = s->config->max_learners,
+                                .members_changed = server_members_changed,
+                                .members_changed_arg = s});
+    s->node = make_node(s, b, raft);
     apply_set_node(s->apply, s->node);
+    snapshots_set_node(s->snapshots, s->node);
+    housekeeper_set_node(s->housekeeper, s->node);
     return 0;
 }
 
@@ -271,7 +292,12 @@ int server_start_threads(struct server *s)
         r = pthread_create(&s->node_thread, NULL, node_run, s);
         s->node_started = r == 0;
     }
-    return r == 0 ? housekeeper_start(s->housekeeper, s->node) : err_origin(-r);
+    if (r != 0)
+        return err_origin(-r);
+    r = snapshots_start(s->snapshots);
+    if (r == 0)
+        r = housekeeper_start(s->housekeeper);
+    return r == 0 ? ticker_start(s->ticker) : r;
 }
 
 static void register_metrics(struct server *s)
@@ -280,16 +306,17 @@ static void register_metrics(struct server *s)
 
     server_metrics_register(s->config, s->state.member_id);
     metric_set(&metric_quota_bytes, (double)quota_bytes(s->config));
-    metric_set(&metric_current_revision, (double)mvcc_revision(s->mvcc));
-    metric_set(&metric_compact_revision, (double)mvcc_compacted(s->mvcc));
-    members_cluster_version(s->members, version);
+    metric_set(&metric_current_revision, (double)mvcc_revision(s->store.mvcc));
+    metric_set(&metric_compact_revision, (double)mvcc_compacted(s->store.mvcc));
+    members_cluster_version(s->store.members, version);
     if (version[0])
         server_metrics_cluster_version(version);
 }
 
-static int open_all(struct server *s, uint64_t wal_segment_bytes)
+static int open_all(struct server *s, const struct server_tuning *tuning)
 {
     const struct config *c = s->config;
+    uint64_t seed = tuning->seed ? tuning->seed : rng_entropy();
     struct bootstrap b = {0};
     int r = 0;
 
@@ -298,38 +325,53 @@ static int open_all(struct server *s, uint64_t wal_segment_bytes)
     if (r == 0)
         r = data_dir_open(&s->data_dir, c->data_dir, c->wal_dir);
     if (r == 0)
-        r = open_state(s);
+        r = disk_room_open(&s->room, s->data_dir->path, s->data_dir->wal);
+    if (r == 0)
+        r = open_store(s);
     if (r == 0)
         r = bootstrap(&b, &(struct bootstrap_options){.config = s->config,
                                                       .dir = s->data_dir,
-                                                      .db = s->db,
-                                                      .wal_salt = (uint32_t)rng_entropy(),
-                                                      .wal_segment_bytes = wal_segment_bytes});
+                                                      .store = &s->store,
+                                                      .transport = s->transport,
+                                                      .wal_salt = (uint32_t)seed,
+                                                      .wal_segment_bytes =
+                                                          tuning->wal_segment_bytes,
+                                                      .wal_single_threaded =
+                                                          tuning->single_threaded});
     if (r == 0) {
         init_state(s, &b);
         register_metrics(s);
         own_proposals_init(s);
-        r = make_workers(s, &b);
+        r = make_workers(s, &b, seed);
+    }
+    if (r == 0)
+        server_members_changed(s);
+    if (r == -EBADMSG) {
+        log_error("the member can't start", LOG_STR("dir", s->data_dir->path),
+                  LOG_STR("advice", advice(r)));
+        r = 1;
     }
     wal_abandon(b.wal);
     wal_recovery_deinit(&b.recovery);
     return r;
 }
 
-int server_open(struct server **ret, const struct config *config, uint64_t wal_segment_bytes)
+int server_open(struct server **ret, const struct config *config, struct transport *transport,
+                const struct server_tuning *tuning)
 {
     struct server *s = mem_new(struct server);
     pthread_condattr_t attr;
     int r;
 
     s->config = config;
+    s->transport = transport;
     wait_init(&s->wait);
     pthread_mutex_init(&s->ready_lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&s->ready_cond, &attr);
     pthread_condattr_destroy(&attr);
-    r = open_all(s, wal_segment_bytes);
+    r = open_all(s, tuning ? tuning : &(struct server_tuning){0});
     if (r != 0) {
         server_drain(s);
         server_stop(s);
@@ -339,14 +381,14 @@ int server_open(struct server **ret, const struct config *config, uint64_t wal_s
     return 0;
 }
 
-int server_start(struct server **ret, const struct config *config)
+int server_start(struct server **ret, const struct config *config, struct transport *transport)
 {
     struct server *s;
-    int r = server_open(&s, config, 0);
+    int r = server_open(&s, config, transport, NULL);
 
     if (r != 0)
         return r;
-    r = server_start_threads(s); /* the housekeeper's first tick comes at once */
+    r = server_start_threads(s); /* the first tick comes at once */
     if (r != 0) {
         server_drain(s);
         server_stop(s);
@@ -366,6 +408,7 @@ bool server_wait_ready(struct server *s, uint64_t timeout_ms)
     ts.tv_sec += (time_t)(timeout_ms / 1000 + ns / 1000000000);
     ts.tv_nsec = (long)(ns % 1000000000);
     own_submit(&s->publish);
+    cluster_version_tick(s->cluster_version, clock_mono_ms());
     pthread_mutex_lock(&s->ready_lock);
     while (!s->ready && pthread_cond_timedwait(&s->ready_cond, &s->ready_lock, &ts) == 0)
         ;
@@ -389,6 +432,8 @@ void server_release_waiting(struct server *s)
 
 void server_drain(struct server *s)
 {
+    if (s->node_started && !atomic_load(&s->state.stopping))
+        server_hand_over(s);
     atomic_store(&s->state.stopping, true);
     wait_stop(&s->wait);
     server_release_waiting(s);
@@ -396,6 +441,8 @@ void server_drain(struct server *s)
 
 static void join_workers(struct server *s)
 {
+    if (s->ticker)
+        ticker_stop(s->ticker);
     if (s->housekeeper)
         housekeeper_stop(s->housekeeper);
     scan_stop(&s->scan);
@@ -409,6 +456,20 @@ static void join_workers(struct server *s)
         apply_wake(s->apply);
         pthread_join(s->apply_thread, NULL);
     }
+    snapshots_stop(s->snapshots);
+}
+
+/* Without it the next start replays the log. */
+static void last_flush(struct server *s)
+{
+    int r = -ENOSPC;
+
+    if (disk_room_fits(s->room, 2 * db_unflushed_bytes(s->store.db)))
+        r = db_flush(s->store.db);
+    if (r == -ENOSPC)
+        log_warn("the disk is full: the database was not flushed; the raft log has everything");
+    else if (r < 0)
+        server_fatal("could not flush the database", r);
 }
 
 struct server *server_stop(struct server *s)
@@ -416,19 +477,19 @@ struct server *server_stop(struct server *s)
     if (!s)
         return NULL;
     join_workers(s);
-    if (s->apply_started && db_flush(s->db) < 0)
-        server_fatal("could not flush the database", -EIO);
+    if (s->apply_started)
+        last_flush(s);
     s->node = node_free(s->node);
     s->apply = apply_free(s->apply);
+    s->snapshots = snapshots_free(s->snapshots);
     s->housekeeper = housekeeper_free(s->housekeeper);
-    s->alarms = alarms_close(s->alarms);
-    s->members = members_close(s->members);
-    s->leases = lease_table_close(s->leases);
-    s->mvcc = mvcc_close(s->mvcc);
-    s->db = db_close(s->db);
+    s->ticker = ticker_free(s->ticker);
+    s->cluster_version = cluster_version_free(s->cluster_version);
+    s->promotions = promotions_free(s->promotions);
+    store_close(&s->store);
+    s->room = disk_room_close(s->room);
     s->data_dir = data_dir_close(s->data_dir);
     buf_deinit(&s->publish.payload);
-    buf_deinit(&s->set_version.payload);
     buf_deinit(&s->raise_alarm.payload);
     wait_deinit(&s->wait);
     pthread_cond_destroy(&s->ready_cond);

@@ -10,6 +10,7 @@
 #include "server/request.h"
 
 struct server;
+struct transport;
 
 /* What we answer when asked for etcd's version: the one whose behaviour this is. */
 #define SERVER_COMPATIBLE_VERSION "3.7.1"
@@ -19,12 +20,15 @@ struct server;
 /* Opens the data directory, recovers, starts the raft, apply, compactor and scan threads. Returns
  * when recovery is done; the member may not have a leader yet. Positive outcome 1: refused with a
  * message already logged (lock held, corruption, foreign data, flags that contradict the data).
- * Negative: -errno. */
-int server_start(struct server **ret, const struct config *config);
+ * Negative: -errno. transport: the network between members; NULL: a member alone without one. It is
+ * started by whoever made it, stopped between server_drain() and server_stop(), freed after that. */
+int server_start(struct server **ret, const struct config *config, struct transport *transport);
 /* The first step of a stop: whoever waits for a physical compaction, which may take long, is
  * answered, and nobody waits for one any more. */
 void server_release_waiting(struct server *s);
-/* Stops taking requests: all that wait and all that come are finished with OUTCOME_STOPPED. */
+/* A leader hands its leadership over first, for which the transport must still be there; at most two
+ * election timeouts. Then it stops taking requests: all that wait and all that come are finished
+ * with OUTCOME_STOPPED. */
 void server_drain(struct server *s);
 /* Joins the threads, flushes, closes. After server_drain(), and after api/ has let go of
  * everything. Accepts NULL. */
@@ -40,6 +44,11 @@ void server_submit(struct server *s, struct request *request);
 /* Finishes with OUTCOME_OK once a linearizable read may run on the local state; often before it
  * returns. kind must be REQUEST_READ_INDEX. */
 void server_read_index(struct server *s, struct request *request);
+/* A change of members: kind is MEMBER_ADD, MEMBER_REMOVE or MEMBER_UPDATE, message the decoded request,
+ * which is looked at before this returns. */
+void server_change_members(struct server *s, struct request *request, const void *message);
+void server_promote_member(struct server *s, struct request *request, uint64_t member_id);
+void server_move_leader(struct server *s, struct request *request, uint64_t member_id);
 /* True: the request was taken back, finish() will not be called. False: finish() was called or is
  * about to be. */
 bool server_cancel(struct server *s, struct request *request);
@@ -97,4 +106,9 @@ struct server_info {
     char cluster_version[16]; /* "" until decided */
 };
 void server_info(struct server *s, struct server_info *ret);
+/* A learner serves hardly anything. */
+bool server_is_learner(const struct server *s);
+/* True: this member was removed from the cluster and has lived on for as long as it may; it must
+ * stop, and its data are of no use any more. */
+bool server_is_removed(struct server *s);
 const struct config *server_config(const struct server *s);

@@ -11,14 +11,22 @@
 #include "server/alarm.h"
 #include "server/apply.h"
 #include "server/data_dir.h"
+#include "server/disk_room.h"
 #include "server/encode.h"
 #include "server/housekeeper.h"
 #include "server/member.h"
 #include "server/node.h"
 #include "server/scan.h"
 #include "server/server.h"
+#include "server/snapshot.h"
 #include "server/state.h"
+#include "server/store.h"
+#include "server/ticker.h"
+#include "server/transport.h"
 #include "server/wait.h"
+
+struct cluster_version;
+struct promotions;
 
 /* One of the member's own proposals: repeated until it succeeds. */
 struct own_proposal {
@@ -34,36 +42,51 @@ struct server {
     const struct config *config;
     struct server_state state;
     struct data_dir *data_dir;
-    struct db *db;
-    struct mvcc *mvcc;
-    struct lease_table *leases;
-    struct members *members;
-    struct alarms *alarms;
+    struct disk_room *room;
+    struct store store;
+    struct transport *transport; /* NULL: alone, without a network */
     struct wait_table wait;
     struct node *node;
     struct apply *apply;
     struct housekeeper *housekeeper;
+    struct snapshots *snapshots;
+    struct ticker *ticker;
     struct scan_pool scan;
     pthread_t node_thread;
     pthread_t apply_thread;
     bool node_started;
     bool apply_started;
     _Atomic bool workers_stop;
-    _Atomic uint64_t next_id;
+
+    struct cluster_version *cluster_version;
+    struct promotions *promotions;
+    _Atomic uint64_t removed_at_ms; /* when a removed member stops; 0: it is none */
 
     struct own_proposal publish;
-    struct own_proposal set_version;
     struct own_proposal raise_alarm;
     pthread_mutex_t ready_lock;
     pthread_cond_t ready_cond;
     bool ready;
 };
 
+/* For tests and the simulator. */
+struct server_tuning {
+    uint64_t wal_segment_bytes; /* 0: WAL_SEGMENT_BYTES */
+    uint64_t seed;              /* of elections and checksums; 0: of the system's randomness */
+    bool single_threaded;       /* the raft log has no thread of its own either */
+};
+
 /* The two halves of server_start(). Without threads, tests and the simulator call the turns
- * themselves. Both ways end with server_drain() and server_stop(). wal_segment_bytes: 0 =
- * WAL_SEGMENT_BYTES. */
-int server_open(struct server **ret, const struct config *config, uint64_t wal_segment_bytes);
+ * themselves. Both ways end with server_drain() and server_stop(). tuning may be NULL. */
+int server_open(struct server **ret, const struct config *config, struct transport *transport,
+                const struct server_tuning *tuning);
 int server_start_threads(struct server *s);
+
+/* A leader gives its leadership to another member, if one is there (handover.c). */
+void server_hand_over(struct server *s);
+
+/* Why a request ran out of time (expiry.c): for wait_expire(); arg: the server. */
+enum outcome server_timeout_outcome(void *arg, const struct request *request);
 
 static inline struct response_header server_header(struct server *s, int64_t revision)
 {

@@ -3,7 +3,7 @@
  * The server with its threads: start, its own proposals, requests from several threads at once,
  * compactions in the background, stop.
  */
-#include "server/test_box.h"
+#include "server/test_wait.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,50 +12,6 @@
 #include "base/clock.h"
 
 enum { PATIENCE_MS = 30000 };
-
-/* A request that another thread finishes. */
-struct wait_call {
-    struct call call;
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-};
-
-static void finish_and_wake(struct request *request, enum outcome outcome)
-{
-    struct wait_call *w = container_of(request, struct wait_call, call.request);
-
-    pthread_mutex_lock(&w->lock);
-    call_finish(request, outcome);
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void wait_call_init(struct wait_call *w)
-{
-    w->call.request.finish = finish_and_wake;
-    pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->cond, NULL);
-}
-
-static int wait_call_outcome(struct wait_call *w)
-{
-    pthread_mutex_lock(&w->lock);
-    while (w->call.outcome == CALL_WAITS)
-        pthread_cond_wait(&w->cond, &w->lock);
-    pthread_mutex_unlock(&w->lock);
-    assert_int_equal(w->call.n_finished, 1);
-    call_deinit(&w->call);
-    pthread_cond_destroy(&w->cond);
-    pthread_mutex_destroy(&w->lock);
-    return w->call.outcome;
-}
-
-static int submit_and_wait(struct box *b, struct wait_call *w)
-{
-    wait_call_init(w);
-    server_submit(b->s, &w->call.request);
-    return wait_call_outcome(w);
-}
 
 static void start(struct box *b)
 {
@@ -121,9 +77,11 @@ static void test_ready(void **state)
 static void test_restart(void **state)
 {
     struct box *b = *state;
+    struct server_info info;
 
     assert_int_equal(put(b, "k", "1"), OUTCOME_OK);
     assert_int_equal(put(b, "k", "2"), OUTCOME_OK);
+    wait_for_version(b, &info);
     for (int round = 0; round < 2; round++) {
         char *before = box_text(b), *after;
         box_close(b);
@@ -134,7 +92,7 @@ static void test_restart(void **state)
         free(after);
     }
     assert_int_equal(put(b, "k", "3"), OUTCOME_OK);
-    assert_int_equal(mvcc_revision(b->s->mvcc), 4);
+    assert_int_equal(mvcc_revision(b->s->store.mvcc), 4);
 }
 
 /* The deletion begins without anybody asking again. */
@@ -150,14 +108,14 @@ static void test_compactions(void **state)
     call_compact(b, &w.call, 5, false);
     assert_int_equal(submit_and_wait(b, &w), OUTCOME_OK);
     do { /* etcd's cache of compaction hashes shows that it is done */
-        int r = mvcc_hash_kv(b->s->mvcc, 5, &hash);
+        int r = mvcc_hash_kv(b->s->store.mvcc, 5, &hash);
         assert_int_equal(r, 0);
         sched_yield();
     } while (hash.compact_revision != -1 && clock_mono_ms() < end_ms);
     assert_int_equal(hash.compact_revision, -1);
     call_compact(b, &w.call, 10, true);
     assert_int_equal(submit_and_wait(b, &w), OUTCOME_OK);
-    assert_int_equal(mvcc_hash_kv(b->s->mvcc, 10, &hash), 0);
+    assert_int_equal(mvcc_hash_kv(b->s->store.mvcc, 10, &hash), 0);
     assert_int_equal(hash.compact_revision, 5);
     call_compact(b, &w.call, 10, true);
     assert_int_equal(submit_and_wait(b, &w), OUTCOME_COMPACTED);
@@ -170,7 +128,7 @@ static void test_quota_raises_the_alarm(void **state)
     uint64_t end_ms = clock_mono_ms() + PATIENCE_MS;
 
     assert_true(server_quota_exceeded(b->s, 3ull << 30));
-    while (!alarms_no_space(b->s->alarms) && clock_mono_ms() < end_ms)
+    while (!alarms_no_space(b->s->store.alarms) && clock_mono_ms() < end_ms)
         sched_yield();
     assert_int_equal(put(b, "k", "v"), OUTCOME_NO_SPACE);
     call_alarm(b, &w.call, false, ETCDSERVERPB__ALARM_TYPE__NOSPACE);
@@ -186,10 +144,10 @@ static void test_over_quota(void **state)
     b->config.quota_backend_bytes = 200; /* less than any key costs */
     start(b);
     assert_int_equal(put(b, "k", "v"), OUTCOME_NO_SPACE);
-    assert_true(alarms_no_space(b->s->alarms));
-    assert_int_equal(mvcc_revision(b->s->mvcc), 2);
+    assert_true(alarms_no_space(b->s->store.alarms));
+    assert_int_equal(mvcc_revision(b->s->store.mvcc), 2);
     assert_int_equal(put(b, "k", "v"), OUTCOME_NO_SPACE);
-    assert_int_equal(mvcc_revision(b->s->mvcc), 2);
+    assert_int_equal(mvcc_revision(b->s->store.mvcc), 2);
     box_free(b);
 }
 

@@ -24,8 +24,17 @@ struct server_state {
     _Atomic bool local_reads; /* raft thread: sole voter, leader, an entry of its term committed:
                                  reads need no round */
     _Atomic uint64_t applied; /* apply turn; after the effects are visible */
+    _Atomic uint64_t term_begun; /* apply turn: of the newest leader's first entry */
+    _Atomic bool is_learner;  /* apply turn: this member is in the table and a learner */
     _Atomic bool stopping;    /* server_drain() */
+    _Atomic uint64_t next_id; /* any thread: server_state_next_id() */
 };
+
+/* As etcd makes its request ids: unique over members and restarts. */
+static inline uint64_t server_state_next_id(struct server_state *s)
+{
+    return atomic_fetch_add_explicit(&s->next_id, 1, memory_order_relaxed) + 1;
+}
 
 /* The last words of a member that must not go on: logs, then abort()s. Never returns. */
 _Noreturn void server_fatal(const char *what, int error);

@@ -13,11 +13,14 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "server/internal_request.h"
+#include "server/member_json.h"
 #include "server/range.h"
 #include "server/server_private.h"
 #include "storage/test_dir.h"
 
 enum { BOX_SEGMENT_BYTES = 64 << 10, BOX_TURNS = 8 };
+
+static const struct server_tuning box_tuning = {.wal_segment_bytes = BOX_SEGMENT_BYTES};
 
 struct box {
     char *dir; /* of the test; the data directory is in it */
@@ -61,7 +64,7 @@ static inline struct box *box_new(char *dir)
 
 static inline void box_open(struct box *b)
 {
-    check(server_open(&b->s, &b->config, BOX_SEGMENT_BYTES) == 0);
+    check(server_open(&b->s, &b->config, NULL, &box_tuning) == 0);
 }
 
 /* In order. What the database has not flushed may be lost, the log is not. */
@@ -279,12 +282,12 @@ static inline int compare_lease_ids(const void *a, const void *b)
 static inline void print_leases(struct box *b, struct buf *out)
 {
     struct lease_info *infos;
-    size_t n = lease_list(b->s->leases, &infos);
+    size_t n = lease_list(b->s->store.leases, &infos);
 
     qsort(infos, n, sizeof(*infos), compare_lease_ids);
     for (size_t i = 0; i < n; i++) {
         buf_printf(out, " lease %" PRId64 ":%" PRId64 "=", infos[i].id, infos[i].ttl_s);
-        check(mvcc_lease_keys(b->s->mvcc, infos[i].id, print_key, out) == 0);
+        check(mvcc_lease_keys(b->s->store.mvcc, infos[i].id, print_key, out) == 0);
     }
     free(infos);
 }
@@ -296,13 +299,13 @@ static inline char *box_text(struct box *b)
     struct mvcc_hash hash;
     char version[16];
 
-    check(mvcc_hash_kv(b->s->mvcc, 0, &hash) == 0);
-    members_cluster_version(b->s->members, version);
+    check(mvcc_hash_kv(b->s->store.mvcc, 0, &hash) == 0);
+    members_cluster_version(b->s->store.members, version);
     buf_printf(&out, "revision %" PRId64 " compacted %" PRId64 " hash %" PRIu32 " version %s",
-               mvcc_revision(b->s->mvcc), mvcc_compacted(b->s->mvcc), hash.hash, version);
-    buf_printf(&out, " alarms %d%d", alarms_no_space(b->s->alarms), alarms_corrupt(b->s->alarms));
+               mvcc_revision(b->s->store.mvcc), mvcc_compacted(b->s->store.mvcc), hash.hash, version);
+    buf_printf(&out, " alarms %d%d", alarms_no_space(b->s->store.alarms), alarms_corrupt(b->s->store.alarms));
     print_leases(b, &out);
-    members_visit(b->s->members, print_member, &out);
+    members_visit(b->s->store.members, print_member, &out);
     char *text = mem_strdup(buf_cstr(&out));
     buf_deinit(&out);
     return text;
@@ -321,7 +324,7 @@ static inline struct box_applied box_stored_applied(struct box *b)
     struct box_applied applied = {0, 0};
 
     schema_meta(&key, "applied");
-    int r = db_get(b->s->db, NULL, buf_bytes(&key), &value);
+    int r = db_get(b->s->store.db, NULL, buf_bytes(&key), &value);
     check(r == DB_E_NOT_FOUND || (r == 0 && value.bytes.len == 16));
     if (r == 0)
         applied =

@@ -41,7 +41,7 @@ void wait_deinit(struct wait_table *w)
 
 static bool is_proposal(const struct request *request)
 {
-    return request->kind != REQUEST_READ_INDEX;
+    return request->kind < REQUEST_READ_INDEX;
 }
 
 size_t wait_proposals(struct wait_table *w)

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Joining a cluster that exists (see bootstrap_private.h). Somebody has added this member there; its
+ * id was made from the moment of that, so it must be asked for: whose URLs in the cluster's list are
+ * those that --initial-cluster gives for our name. The other members' URLs must match, too, each
+ * list as a set, host names by their addresses.
+ *
+ * raft then begins with an empty log and no configuration, so it can't campaign. Until the log or a
+ * snapshot brings the members, the list that was fetched stands in for them.
+ *
+ * Thread: the composition root's.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "server/bootstrap_private.h"
+#include "server/transport.h"
+#include "server/url_equal.h"
+
+/* ---- texts as Go prints them ---- */
+
+static void append_texts(struct buf *out, char *const *items, size_t n)
+{
+    buf_append_u8(out, '[');
+    for (size_t i = 0; i < n; i++)
+        buf_printf(out, "%s%s", i > 0 ? " " : "", items[i]);
+    buf_append_u8(out, ']');
+}
+
+static void append_member(struct buf *out, const struct member *m)
+{
+    buf_printf(out, "&{ID:%" PRIx64 " RaftAttributes:{PeerURLs:", m->id);
+    append_texts(out, m->peer_urls, m->n_peer_urls);
+    buf_printf(out,
+               " IsLearner:%s} Attributes:{Name:%s ClientURLs:", m->is_learner ? "true" : "false",
+               m->name);
+    append_texts(out, m->client_urls, m->n_client_urls);
+    buf_append_str(out, "}}");
+}
+
+static void append_cluster(struct buf *out, uint64_t id, const struct member_list *members)
+{
+    buf_printf(out, "{ClusterID:%" PRIx64 " Members:[", id);
+    for (size_t i = 0; i < members->len; i++) {
+        buf_append_str(out, i > 0 ? " " : "");
+        append_member(out, &members->items[i]);
+    }
+    buf_append_str(out, "] RemovedMemberIDs:[]}");
+}
+
+/* ---- who is who ---- */
+
+static int compare_ids(const void *a, const void *b)
+{
+    uint64_t x = ((const struct member *)a)->id, y = ((const struct member *)b)->id;
+
+    return (x > y) - (x < y);
+}
+
+static struct url_texts urls_of(const struct member *m)
+{
+    return (struct url_texts){m->peer_urls, m->n_peer_urls};
+}
+
+/* One of the cluster's members gives its id to ours with the same URLs. */
+static int assign_id(const struct member *existing, struct member_list *ours,
+                     struct url_resolver *resolver, struct buf *error)
+{
+    _cleanup_(mem_freep) char *why = NULL;
+
+    for (size_t i = 0; i < ours->len; i++) {
+        mem_freep(&why);
+        why = NULL;
+        if (url_texts_compare(urls_of(existing), urls_of(&ours->items[i]), resolver, &why) == 0) {
+            ours->items[i].id = existing->id;
+            return 0;
+        }
+    }
+    buf_printf(error, "PeerURLs: no match found for existing member (%" PRIx64 ", ", existing->id);
+    append_texts(error, existing->peer_urls, existing->n_peer_urls);
+    buf_printf(error, "), last resolver error (%s)", why ? why : "%!w(<nil>)");
+    return 1;
+}
+
+static int assign_ids(const struct member_list *existing, struct member_list *ours,
+                      struct buf *error)
+{
+    struct url_resolver resolver;
+    int r = 0;
+
+    if (existing->len != ours->len) {
+        buf_append_str(error, "member count is unequal");
+        return 1;
+    }
+    url_resolver_init(&resolver);
+    for (size_t i = 0; i < existing->len && r == 0; i++)
+        r = assign_id(&existing->items[i], ours, &resolver, error);
+    return r;
+}
+
+static int match(const struct member_list *existing, uint64_t cluster_id, struct member_list *ours)
+{
+    _cleanup_(buf_deinit) struct buf error = BUF_NULL, cluster = BUF_NULL;
+
+    if (assign_ids(existing, ours, &error) == 0)
+        return 0;
+    append_cluster(&cluster, cluster_id, existing);
+    return bootstrap_refuse("error validating peerURLs %s: %s", buf_cstr(&cluster),
+                            buf_cstr(&error));
+}
+
+static int check_learners(const struct config *config, const struct member_list *members)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < members->len; i++)
+        n += members->items[i].is_learner;
+    return n > config->max_learners
+               ? bootstrap_refuse("membership: too many learner members in cluster")
+               : 0;
+}
+
+/* ---- joining ---- */
+
+static int begin_log(struct bootstrap *b, const struct bootstrap_options *o)
+{
+    int outcome = 0, r = bootstrap_open_log(b, o, true, &outcome);
+
+    if (r == 0 && outcome != 0)
+        r = bootstrap_refuse("the raft log in %s can't be begun: %s", o->dir->wal,
+                             b->recovery.error ? b->recovery.error : "it is another member's");
+    if (r == 0)
+        log_info("starting local member", LOG_ID("local-member-id", b->member_id),
+                 LOG_ID("cluster-id", b->cluster_id), LOG_STR("name", o->config->name));
+    return r;
+}
+
+/* existing: taken. */
+static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct member_list *ours,
+                 struct member_list *existing)
+{
+    uint64_t timeout_ms = 5000 + 2 * (uint64_t)o->config->election_timeout_ms;
+    int r;
+
+    qsort(existing->items, existing->len, sizeof(*existing->items), compare_ids);
+    r = match(existing, b->cluster_id, ours);
+    if (r == 0) {
+        b->member_id = initial_cluster_find(ours, o->config->name)->id;
+        if (!bootstrap_is_compatible(o->transport, ours, b->member_id, timeout_ms))
+            r = bootstrap_refuse("incompatible with current running cluster");
+    }
+    if (r == 0)
+        r = check_learners(o->config, existing);
+    if (r == 0)
+        r = begin_log(b, o);
+    if (r == 0)
+        members_stand_in(o->store->members, b->member_id, existing);
+    member_list_deinit(existing);
+    return r;
+}
+
+int bootstrap_join(struct bootstrap *b, const struct bootstrap_options *o)
+{
+    struct member_list ours, existing;
+    char *error = NULL;
+    int r = bootstrap_check_flags(o->config);
+
+    if (r == 0)
+        r = bootstrap_founders(o->config, &ours);
+    if (r != 0)
+        return r;
+    size_t n;
+    char **urls = initial_cluster_urls(&ours, o->config->name, &n);
+    if (!o->transport)
+        n = 0; /* nobody can be asked */
+    if (bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_JOIN_MS, &existing,
+                              &b->cluster_id, &error))
+        r = enter(b, o, &ours, &existing);
+    else
+        r = bootstrap_refuse("cannot fetch cluster info from peer urls: %s", error);
+    free(error);
+    free(urls);
+    member_list_deinit(&ours);
+    return r;
+}

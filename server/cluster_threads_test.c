@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Three members with all their threads, and a network that is a call of the other's door. What only
+ * threads can show: readers while a snapshot exchanges the state under them, a stop that hands
+ * leadership over. On both databases; also for the thread sanitizer.
+ */
+#include "server/test_cluster.h"
+#include "server/test_wait.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+
+#include "base/clock.h"
+
+enum { CATCHUP = 20, PATIENCE_MS = 60000, WRITERS = 4, PUTS = 100 };
+
+/* Guards up and cut. */
+static pthread_rwlock_t wires = PTHREAD_RWLOCK_INITIALIZER;
+
+static void wire_send(struct transport *t, const struct raft_message *messages, size_t n)
+{
+    struct peer *from = peer_of(t);
+
+    pthread_rwlock_rdlock(&wires);
+    for (size_t i = 0; i < n; i++) {
+        struct peer *to = cluster_find(from->cluster, messages[i].to);
+        if (reaches(from, to))
+            (void)server_peer_message(to->box->s, &messages[i]);
+    }
+    pthread_rwlock_unlock(&wires);
+}
+
+static void wire_send_snapshot(struct transport *t, struct transport_snapshot *s)
+{
+    pthread_rwlock_rdlock(&wires);
+    net_send_snapshot(t, s);
+    pthread_rwlock_unlock(&wires);
+}
+
+static uint64_t wire_active_ms(struct transport *t, uint64_t member_id)
+{
+    uint64_t ms;
+
+    pthread_rwlock_rdlock(&wires);
+    ms = net_active_ms(t, member_id);
+    pthread_rwlock_unlock(&wires);
+    return ms;
+}
+
+static const struct transport_ops wire_ops = {.send = wire_send,
+                                              .send_snapshot = wire_send_snapshot,
+                                              .members_changed = net_members_changed,
+                                              .active_ms = wire_active_ms,
+                                              .fetch = net_fetch,
+                                              .wants_tables = net_wants_tables};
+
+static void cut(struct cluster *c, size_t i, bool is_cut)
+{
+    pthread_rwlock_wrlock(&wires);
+    c->peers[i].cut = is_cut;
+    pthread_rwlock_unlock(&wires);
+}
+
+static int setup(void **state)
+{
+    struct cluster *c = cluster_new(3, CATCHUP);
+
+    for (size_t i = 0; i < 3; i++)
+        c->peers[i].transport.ops = &wire_ops;
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(server_start_threads(server_at(c, i)), 0);
+    for (size_t i = 0; i < 3; i++)
+        assert_true(server_wait_ready(server_at(c, i), PATIENCE_MS));
+    *state = c;
+    return 0;
+}
+
+/* No transport calls into a server that is being freed. */
+static void stop(struct cluster *c, size_t i)
+{
+    server_drain(server_at(c, i));
+    pthread_rwlock_wrlock(&wires);
+    c->peers[i].up = false;
+    pthread_rwlock_unlock(&wires);
+    c->peers[i].box->s = server_stop(server_at(c, i));
+}
+
+static int teardown(void **state)
+{
+    struct cluster *c = *state;
+
+    for (size_t i = 0; i < 3; i++) {
+        if (c->peers[i].up)
+            stop(c, i);
+    }
+    cluster_free(c);
+    return 0;
+}
+
+static void wait_until(struct cluster *c, bool (*is_so)(struct cluster *c, size_t i), size_t i)
+{
+    uint64_t end_ms = clock_mono_ms() + PATIENCE_MS;
+
+    while (!is_so(c, i)) {
+        assert_true(clock_mono_ms() < end_ms);
+        sched_yield();
+    }
+}
+
+/* ---- clients ---- */
+
+struct client {
+    pthread_t thread;
+    struct box shim; /* an arena of its own */
+    struct cluster *cluster;
+    size_t member;
+    int puts;
+    atomic_bool *stop; /* of readers */
+    int failed;
+};
+
+static void *write_some(void *arg)
+{
+    struct client *me = arg;
+
+    arena_init(&me->shim.arena);
+    for (int k = 0; k < me->puts; k++) {
+        struct wait_call w;
+        me->shim.s = server_at(me->cluster, me->member);
+        call_put(&me->shim, &w.call, "key", "value", 0);
+        me->failed += submit_and_wait(&me->shim, &w) != OUTCOME_OK;
+        arena_reset(&me->shim.arena);
+    }
+    arena_deinit(&me->shim.arena);
+    return NULL;
+}
+
+static void read_once(struct client *me, struct server *s)
+{
+    Etcdserverpb__RangeRequest range = ETCDSERVERPB__RANGE_REQUEST__INIT;
+    Etcdserverpb__HashKVRequest hash = ETCDSERVERPB__HASH_KVREQUEST__INIT;
+    struct buf out = BUF_NULL;
+    struct server_info info;
+
+    range.key = pb_of("key");
+    me->failed += server_range(s, &range, &out) != OUTCOME_OK;
+    me->failed += server_hash_kv(s, &hash, &out) != OUTCOME_OK;
+    me->failed += server_member_list(s, NULL, &out) != OUTCOME_OK;
+    me->failed += server_lease_leases(s, NULL, &out) != OUTCOME_OK;
+    server_info(s, &info);
+    buf_deinit(&out);
+}
+
+static void *read_on(void *arg)
+{
+    struct client *me = arg;
+
+    while (!atomic_load(me->stop))
+        read_once(me, server_at(me->cluster, me->member));
+    return NULL;
+}
+
+static void writers(struct cluster *c, size_t first, size_t n, int puts)
+{
+    struct client clients[WRITERS];
+
+    for (size_t k = 0; k < WRITERS; k++) {
+        clients[k] = (struct client){.cluster = c, .member = (first + k % n) % 3, .puts = puts};
+        assert_int_equal(pthread_create(&clients[k].thread, NULL, write_some, &clients[k]), 0);
+    }
+    for (size_t k = 0; k < WRITERS; k++) {
+        pthread_join(clients[k].thread, NULL);
+        assert_int_equal(clients[k].failed, 0);
+    }
+}
+
+/* ---- tests ---- */
+
+static bool applied_all(struct cluster *c, size_t i)
+{
+    uint64_t most = 0;
+
+    for (size_t k = 0; k < 3; k++) {
+        uint64_t applied = atomic_load(&server_at(c, k)->state.applied);
+        most = applied > most ? applied : most;
+    }
+    return atomic_load(&server_at(c, i)->state.applied) == most;
+}
+
+static size_t find_leader(struct cluster *c)
+{
+    uint64_t id = atomic_load(&server_at(c, 0)->state.leader);
+
+    for (size_t i = 0; i < 3; i++) {
+        if (c->peers[i].id == id)
+            return i;
+    }
+    return 0;
+}
+
+static void snapshot_under_readers(struct cluster *c, bool tables)
+{
+    size_t i = (find_leader(c) + 1) % 3;
+    atomic_bool end = false;
+    struct client readers[2];
+
+    c->peers[i].takes_tables = tables;
+    writers(c, 0, 3, PUTS / 10);
+    cut(c, i, true);
+    writers(c, i + 1, 2, PUTS);
+    for (int k = 0; k < 2; k++) {
+        readers[k] = (struct client){.cluster = c, .member = i, .stop = &end};
+        assert_int_equal(pthread_create(&readers[k].thread, NULL, read_on, &readers[k]), 0);
+    }
+    cut(c, i, false);
+    wait_until(c, applied_all, i);
+    writers(c, i, 1, PUTS / 10);
+    atomic_store(&end, true);
+    for (int k = 0; k < 2; k++) {
+        pthread_join(readers[k].thread, NULL);
+        assert_int_equal(readers[k].failed, 0);
+    }
+    assert_true(c->snapshots > 0);
+    for (size_t k = 0; k < 3; k++)
+        wait_until(c, applied_all, k);
+    assert_int_equal(mvcc_revision(server_at(c, i)->store.mvcc),
+                     1 + WRITERS * (PUTS + 2 * (PUTS / 10)));
+}
+
+static void test_snapshot(void **state)
+{
+    snapshot_under_readers(*state, false);
+}
+
+static void test_tables(void **state)
+{
+    snapshot_under_readers(*state, true);
+}
+
+static bool other_leads(struct cluster *c, size_t i)
+{
+    uint64_t leader = atomic_load(&server_at(c, (i + 1) % 3)->state.leader);
+
+    return leader != 0 && leader != c->peers[i].id;
+}
+
+/* When the stop has closed the door, somebody else leads already. */
+static void test_hand_over(void **state)
+{
+    struct cluster *c = *state;
+    size_t old = find_leader(c);
+
+    server_drain(server_at(c, old));
+    assert_true(other_leads(c, old) ||
+                atomic_load(&server_at(c, old)->state.leader) != c->peers[old].id);
+    wait_until(c, other_leads, old);
+    stop(c, old);
+    writers(c, old + 1, 2, 3);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(test_snapshot),
+        T(test_tables),
+        T(test_hand_over),
+    };
+    log_level_min = LOG_FATAL;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
