@@ -13,6 +13,7 @@ tool (
 exclude go.etcd.io/etcd/cache/v3 v3.7.1
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	go.etcd.io/etcd/api/v3 v3.7.1
 	go.etcd.io/etcd/server/v3 v3.7.1
 	go.etcd.io/raft/v3 v3.7.0

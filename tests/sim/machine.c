@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Machines (see machine.h).
+ *
+ *            machine_start()          server_start() done          machine_stop()
+ *     DOWN -------------------> STARTING -------------------> UP -------------------> STOPPING
+ *      ^                           |                           |                          |
+ *      +-------- process dies, or server_stop() is done -------+--------------------------+
+ *
+ * A process dies by the nemesis (machine_crash), at a boundary of its disk, or by abort(), which it
+ * may only do after an error of its disk or when it was removed.
+ *
+ * Thread: the only one.
+ */
+#include "tests/sim/machine.h"
+
+#include <stdio.h>
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "server/server.h"
+#include "storage/db.h"
+#include "storage/db_mem.h"
+#include "tests/sim/checks.h"
+#include "tests/sim/clients.h"
+#include "tests/sim/nemesis.h"
+#include "tests/sim/network.h"
+#include "tests/sim/system.h"
+
+static void died(struct process *p);
+
+struct machine *machine_new(unsigned number)
+{
+    struct machine *m = mem_new(struct machine);
+
+    m->number = number;
+    snprintf(m->name, sizeof(m->name), "m%u", number);
+    process_init(&m->process, m->name, m);
+    m->process.died = died;
+    m->process.hash_seed = rng_next(&world.rng);
+    m->process.delay_ns_max = world.o.delay_ns_max;
+    m->process.preempt_ppm = world.o.preempt_ppm;
+    m->process.wall_ns = (int64_t)between(0, 20 * SECOND) - (int64_t)(10 * SECOND);
+    m->disk = disk_new(number, &m->process, rng_next(&world.rng));
+    *disk_faults(m->disk) = world.o.disk;
+    network_attach(m);
+    world.machines[number] = m;
+    if (number > world.n_machines)
+        world.n_machines = number;
+    return m;
+}
+
+void machines_free(void)
+{
+    for (unsigned i = 1; i <= world.n_machines; i++) {
+        struct machine *m = world.machines[i];
+        if (!m)
+            continue;
+        if (m->has_config)
+            config_deinit(&m->config);
+        free(m);
+        world.machines[i] = NULL;
+    }
+    world.n_machines = 0;
+}
+
+struct machine *machine_of(struct process *p)
+{
+    return p ? p->owner : NULL;
+}
+
+struct machine *machine_current(void)
+{
+    return machine_of(kernel_process());
+}
+
+/* ---- configuration ---- */
+
+void machine_configure(struct machine *m, const char *initial, bool existing)
+{
+    char *no_environ[] = {NULL};
+    int exit_code;
+    char *args[] = {
+        mem_strdup("cairn"),
+        mem_printf("--name=%s", m->name),
+        mem_printf("--data-dir=/%u/data", m->number),
+        mem_printf("--listen-peer-urls=http://10.0.0.%u:2380", m->number),
+        mem_printf("--initial-advertise-peer-urls=http://10.0.0.%u:2380", m->number),
+        mem_printf("--listen-client-urls=http://10.0.0.%u:2379", m->number),
+        mem_printf("--advertise-client-urls=http://10.0.0.%u:2379", m->number),
+        mem_printf("--initial-cluster=%s", initial),
+        mem_printf("--initial-cluster-state=%s", existing ? "existing" : "new"),
+        mem_printf("--heartbeat-interval=%u", world.o.heartbeat_ms),
+        mem_printf("--election-timeout=%u", world.o.election_ms),
+        mem_printf("--pre-vote=%s", world.o.pre_vote ? "true" : "false"),
+        mem_printf("--snapshot-count=%lu", (unsigned long)world.o.snapshot_count),
+        mem_printf("--snapshot-catchup-entries=%lu", (unsigned long)world.o.catchup_entries),
+        mem_printf("--compaction-batch-limit=%u", world.o.compaction_batch),
+        NULL,
+    };
+    int n = (int)(sizeof(args) / sizeof(*args)) - 1;
+
+    check(!m->has_config);
+    check(config_parse(n, args, no_environ, &m->config, &exit_code) == CONFIG_RUN);
+    m->config.warning_apply_duration_ns = INT64_MAX;
+    m->has_config = true;
+    for (int i = 0; i < n; i++)
+        free(args[i]);
+}
+
+/* ---- life ---- */
+
+static void end_life(struct machine *m)
+{
+    m->server = NULL;
+    m->raft = NULL;
+    m->wal = NULL;
+    m->killed = false;
+    m->wants_stop = false;
+    m->inside = 0;
+    if (m->state != MACHINE_RETIRED)
+        m->state = MACHINE_DOWN;
+}
+
+static void stores_crash(struct machine *m)
+{
+    for (int i = 0; i < MACHINE_STORES_MAX; i++) {
+        if (m->stores[i].db)
+            db_mem_crash(m->stores[i].db, rng_next(&world.rng));
+        m->stores[i] = (struct open_store){0};
+    }
+}
+
+/* It ended by abort(): was there a reason? */
+static bool may_give_up(const struct machine *m)
+{
+    return m->damaged || m->removed || disk_errors(m->disk) > m->errors_at_start;
+}
+
+static void died(struct process *p)
+{
+    struct machine *m = p->owner;
+
+    require(m->killed || disk_met_end(m->disk) || may_give_up(m), "a member gave up",
+            "%s: %s", m->name, system_last_words());
+    trace2("m%lu died, life %lu", m->number, m->lives);
+    clients_lose(m);
+    stores_crash(m);
+    disk_reboot(m->disk, m->killed ? m->end : DISK_KILL);
+    check_member_died(m);
+    end_life(m);
+    if (m->state == MACHINE_DOWN)
+        nemesis_restart(m);
+}
+
+/* The end of the process in good order. */
+static void exited(struct machine *m)
+{
+    m->killed = true;
+    m->end = DISK_KILL;
+    process_kill(&m->process);
+}
+
+static void refused(struct machine *m)
+{
+    trace1("m%lu refused to start", m->number);
+    require(m->damaged || m->removed || disk_errors(m->disk) > m->errors_at_start,
+            "a member refused to start", "%s: %s", m->name, system_last_words());
+    if (m->damaged || m->removed)
+        machine_retire(m);
+    exited(m);
+}
+
+static void start_main(void *arg)
+{
+    struct machine *m = arg;
+    struct server *s;
+    int r = server_start(&s, &m->config, &m->transport);
+
+    if (r != 0)
+        refused(m); /* does not return */
+    m->server = s;
+    m->state = MACHINE_UP;
+    trace1("m%lu is up", m->number);
+    check_member_started(m);
+    if (m->wants_stop)
+        machine_stop(m);
+}
+
+void machine_start(struct machine *m)
+{
+    if (m->state != MACHINE_DOWN)
+        return;
+    m->lives++;
+    m->state = MACHINE_STARTING;
+    m->errors_at_start = disk_errors(m->disk);
+    trace2("m%lu starts, life %lu", m->number, m->lives);
+    process_start(&m->process);
+    fiber_new(&m->process, start_main, m);
+}
+
+void machine_crash(struct machine *m, enum disk_end end)
+{
+    if (!m->process.alive)
+        return;
+    trace2("m%lu is killed, power %lu", m->number, end == DISK_POWER);
+    m->killed = true;
+    m->end = end;
+    process_kill(&m->process);
+}
+
+static void stop_main(void *arg)
+{
+    struct machine *m = arg;
+    struct server *s = m->server;
+
+    m->server = NULL;
+    server_release_waiting(s);
+    server_drain(s);
+    while (m->inside > 0)
+        fiber_sleep(MILLISECOND);
+    server_stop(s);
+    trace1("m%lu stopped", m->number);
+    exited(m);
+}
+
+void machine_stop(struct machine *m)
+{
+    if (m->state == MACHINE_STARTING)
+        m->wants_stop = true;
+    if (m->state != MACHINE_UP)
+        return;
+    m->state = MACHINE_STOPPING;
+    trace1("m%lu stops", m->number);
+    fiber_new(&m->process, stop_main, m);
+}
+
+void machine_retire(struct machine *m)
+{
+    trace1("m%lu is no more", m->number);
+    m->state = MACHINE_RETIRED;
+}
+
+struct call_in {
+    struct machine *m;
+    void (*run)(void *arg);
+    void *arg;
+};
+
+static void call_main(void *arg)
+{
+    struct call_in c = *(struct call_in *)arg;
+
+    free(arg);
+    c.run(c.arg);
+    c.m->inside--;
+}
+
+void machine_call(struct machine *m, void (*run)(void *arg), void *arg)
+{
+    struct call_in *c = mem_new(struct call_in);
+
+    *c = (struct call_in){m, run, arg};
+    m->inside++;
+    fiber_new(&m->process, call_main, c);
+}
+
+/* ---- stores ---- */
+
+struct open_store *machine_store(struct machine *m, struct db *db)
+{
+    for (int i = 0; i < MACHINE_STORES_MAX; i++)
+        if (m->stores[i].db == db)
+            return &m->stores[i];
+    return NULL;
+}
+
+void machine_store_opened(struct machine *m, struct db *db, uint64_t applied)
+{
+    struct open_store *s = machine_store(m, NULL);
+
+    check(s);
+    *s = (struct open_store){db, applied, applied};
+}
+
+void machine_store_closed(struct machine *m, struct db *db)
+{
+    struct open_store *s = machine_store(m, db);
+
+    if (s)
+        *s = (struct open_store){0};
+}

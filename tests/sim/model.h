@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the store must hold: etcd's semantics once more, as simply as can be, over the committed
+ * entries. It keeps all versions of all keys for ever, so an answer given at any time can be checked
+ * against the state at its revision.
+ *
+ * Of etcd's requests it knows those that the simulator's clients and members make.
+ */
+#pragma once
+
+#include "rpc.pb-c.h"
+#include "raft_internal.pb-c.h"
+
+#include "base/bytes.h"
+#include "server/outcome.h"
+
+/* The state that an entry met. */
+struct model_mark {
+    uint64_t index;
+    int64_t revision;
+    int64_t compacted;
+    bool no_space;
+    bool corrupt;
+};
+
+void model_init(void);
+void model_deinit(void);
+struct model_mark model_now(uint64_t index);
+int64_t model_revision(void);
+int64_t model_compacted(void);
+/* The next entry's effects. */
+void model_apply(uint64_t index, const Etcdserverpb__InternalRaftRequest *q);
+
+/* What the entry at mark must have answered: checks the outcome, and with OUTCOME_OK the encoded
+ * response. Returns the revision of the response's header, and whether it changed something. */
+int64_t model_check_answer(const struct model_mark *mark,
+                           const Etcdserverpb__InternalRaftRequest *q, enum outcome outcome,
+                           struct bytes response, bool *ret_changed);
+/* A range that ran at the revision in its header, or at the one it asked for. Returns the former. */
+int64_t model_check_range(const Etcdserverpb__RangeRequest *q, struct bytes response);
+/* The same for a transaction of ranges. */
+int64_t model_check_ranges(const Etcdserverpb__TxnRequest *q, struct bytes response);
+bool model_lease_alive(int64_t id);
+/* Of the live key; 0: there is none. */
+int64_t model_mod_revision(struct bytes key);
+/* A key is live at that revision. */
+bool model_any_live(int64_t revision);

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The nemesis (see nemesis.h). Each kind of fault is a row with its rate; a row's next strike comes
+ * after an exponential time.
+ *
+ * What a cluster can't survive is not done to it: bits are flipped on a minority of disks only, and
+ * a member that refuses to start because of it is no more.
+ *
+ * Thread: the only one.
+ */
+#include "tests/sim/nemesis.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "server/server_private.h"
+#include "tests/sim/checks.h"
+#include "tests/sim/machine.h"
+#include "tests/sim/network.h"
+
+struct fault {
+    const char *name;
+    uint32_t rate;
+    void (*strike)(void);
+};
+
+static struct machine *any_machine(void)
+{
+    return world.machines[1 + rng_below(&world.rng, world.n_machines)];
+}
+
+/* ---- members ---- */
+
+static void start_again(void *arg)
+{
+    machine_start(arg);
+}
+
+void nemesis_restart(struct machine *m)
+{
+    uint64_t down_ns = world.phase == PHASE_CHAOS ? world.o.down_ns_max : 10 * MILLISECOND;
+
+    kernel_after(between(0, down_ns), start_again, m);
+}
+
+static void strike_crash(void)
+{
+    machine_crash(any_machine(), DISK_KILL);
+}
+
+/* Now and then the power fails for all at once. */
+static void strike_power(void)
+{
+    if (!one_in(4)) {
+        machine_crash(any_machine(), DISK_POWER);
+        return;
+    }
+    for (unsigned i = 1; i <= world.n_machines; i++)
+        machine_crash(world.machines[i], DISK_POWER);
+}
+
+static void strike_boundary(void)
+{
+    struct machine *m = any_machine();
+
+    disk_arm(m->disk, between(1, one_in(2) ? 10 : 200), one_in(2) ? DISK_POWER : DISK_KILL);
+}
+
+static void strike_stop(void)
+{
+    machine_stop(any_machine());
+}
+
+static void resume(void *arg)
+{
+    struct machine *m = arg;
+
+    trace1("m%lu goes on", m->number);
+    process_resume(&m->process);
+}
+
+static void strike_pause(void)
+{
+    struct machine *m = any_machine();
+
+    if (!m->process.alive || m->process.paused)
+        return;
+    trace1("m%lu is paused", m->number);
+    process_pause(&m->process);
+    kernel_after(between(0, world.o.pause_ns_max), resume, m);
+}
+
+static void strike_clock(void)
+{
+    struct machine *m = any_machine();
+
+    process_clock_rate(&m->process, (uint32_t)between(700000, 1500000));
+    m->process.wall_ns += (int64_t)between(0, 40 * SECOND) - (int64_t)(20 * SECOND);
+}
+
+/* ---- the network ---- */
+
+static void heal(void *arg)
+{
+    trace0("the network is whole again");
+    network_heal();
+}
+
+static void cut_halves(bool one_way)
+{
+    uint64_t side = rng_next(&world.rng);
+
+    for (unsigned a = 1; a <= world.n_machines; a++)
+        for (unsigned b = 1; b <= world.n_machines; b++)
+            if ((side >> a & 1) != (side >> b & 1) && (!one_way || (side >> a & 1)))
+                network_cut(a, b, true);
+}
+
+static void cut_alone(bool one_way)
+{
+    unsigned a = (unsigned)between(1, world.n_machines);
+
+    for (unsigned b = 1; b <= world.n_machines; b++) {
+        network_cut(a, b, true);
+        if (!one_way)
+            network_cut(b, a, true);
+    }
+}
+
+/* Each hears its neighbours only. */
+static void cut_ring(void)
+{
+    for (unsigned a = 1; a <= world.n_machines; a++)
+        for (unsigned b = 1; b <= world.n_machines; b++)
+            if ((a + 1) % world.n_machines != b % world.n_machines &&
+                (b + 1) % world.n_machines != a % world.n_machines)
+                network_cut(a, b, true);
+}
+
+static void strike_partition(void)
+{
+    bool one_way = one_in(3);
+
+    trace1("the network is cut, one way %lu", one_way);
+    switch (rng_below(&world.rng, 4)) {
+    case 0: cut_halves(one_way); break;
+    case 1: cut_ring(); break;
+    case 2:
+        network_cut((unsigned)between(1, world.n_machines), (unsigned)between(1, world.n_machines),
+                    true);
+        break;
+    default: cut_alone(one_way); break;
+    }
+    kernel_after(between(0, world.o.partition_ns_max), heal, NULL);
+}
+
+/* ---- disks ---- */
+
+static void quick_again(void *arg)
+{
+    struct machine *m = arg;
+
+    *disk_faults(m->disk) = world.o.disk;
+}
+
+static void strike_slow_disk(void)
+{
+    struct machine *m = any_machine();
+    struct disk_faults *f = disk_faults(m->disk);
+
+    f->sync_ns_min = between(1, 20) * MILLISECOND;
+    f->sync_ns_max = f->sync_ns_min + between(1, 500) * MILLISECOND;
+    kernel_after(between(0, 5 * SECOND), quick_again, m);
+}
+
+static void strike_disk_error(void)
+{
+    struct machine *m = any_machine();
+    struct disk_faults *f = disk_faults(m->disk);
+
+    *(one_in(2) ? &f->write_error_ppm : &f->sync_error_ppm) = (uint32_t)between(1000, 300000);
+    kernel_after(between(0, SECOND), quick_again, m);
+}
+
+static unsigned damaged(void)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 1; i <= world.n_machines; i++)
+        n += world.machines[i]->damaged;
+    return n;
+}
+
+static void strike_flip(void)
+{
+    struct machine *m = any_machine();
+    char dir[32];
+
+    if (m->process.alive || m->damaged || 2 * (damaged() + 1) >= world.o.n_members)
+        return;
+    snprintf(dir, sizeof(dir), "/%u/data/member/wal", m->number);
+    m->damaged = disk_flip(m->disk, dir);
+    if (m->damaged)
+        trace1("a bit flips on m%lu", m->number);
+}
+
+static void make_room_main(void *arg)
+{
+    struct machine *m = arg;
+
+    if (m->server)
+        housekeeper_make_room(m->server->housekeeper);
+}
+
+/* The log wants room: the database is flushed and the log cut. */
+static void strike_make_room(void)
+{
+    struct machine *m = any_machine();
+
+    if (machine_is_up(m))
+        machine_call(m, make_room_main, m);
+}
+
+/* ---- all of them ---- */
+
+enum { FAULTS_MAX = 16 };
+static struct fault faults[FAULTS_MAX];
+static size_t n_faults;
+
+static void strike(void *arg);
+
+static void strike_later(struct fault *f)
+{
+    double u = (double)(rng_below(&world.rng, 1000000) + 1) / 1e6;
+
+    kernel_after((uint64_t)(-log(u) * 1e12 / f->rate), strike, f);
+}
+
+static void strike(void *arg)
+{
+    struct fault *f = arg;
+
+    if (world.phase != PHASE_CHAOS)
+        return;
+    f->strike();
+    strike_later(f);
+}
+
+static void add(const char *name, uint32_t rate, void (*run)(void))
+{
+    if (rate == 0)
+        return;
+    faults[n_faults] = (struct fault){name, rate, run};
+    strike_later(&faults[n_faults++]);
+}
+
+void nemesis_start(void)
+{
+    const struct options *o = &world.o;
+
+    n_faults = 0;
+    add("crash", o->crash_rate, strike_crash);
+    add("power", o->power_rate, strike_power);
+    add("boundary", o->boundary_rate, strike_boundary);
+    add("stop", o->stop_rate, strike_stop);
+    add("pause", o->pause_rate, strike_pause);
+    add("partition", o->partition_rate, strike_partition);
+    add("slow disk", o->slow_disk_rate, strike_slow_disk);
+    add("disk error", o->disk_error_rate, strike_disk_error);
+    add("flip", o->flip_rate, strike_flip);
+    add("clock", o->clock_rate, strike_clock);
+    add("make room", o->make_room_rate, strike_make_room);
+}
+
+void nemesis_heal(void)
+{
+    struct disk_faults quick = {.sync_ns_min = 100 * MICROSECOND, .sync_ns_max = MILLISECOND};
+
+    network_heal();
+    network_calm();
+    for (unsigned i = 1; i <= world.n_machines; i++) {
+        struct machine *m = world.machines[i];
+        disk_arm(m->disk, 0, DISK_KILL);
+        *disk_faults(m->disk) = quick;
+        world.o.disk = quick;
+        process_clock_rate(&m->process, 1000000);
+        process_resume(&m->process);
+        machine_start(m);
+    }
+}

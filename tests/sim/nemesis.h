@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What goes wrong, at random moments, at the rates that the seed has chosen; and its end.
+ */
+#pragma once
+
+#include "tests/sim/world.h"
+
+struct machine;
+
+void nemesis_start(void);
+/* Ends all faults: the network works, disks are quick, what can run runs. */
+void nemesis_heal(void);
+/* A member's process has ended, however: it is started again in a while. */
+void nemesis_restart(struct machine *m);

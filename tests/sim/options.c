@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a seed chooses. "Swarm": each run has some of the faults only, because a fault that is always
+ * there hides what another one would show; and limits are often very small, so that what is rare
+ * elsewhere happens all the time.
+ *
+ * Thread: the only one.
+ */
+#include <stdlib.h>
+#include "tests/sim/world.h"
+
+static struct rng rng;
+
+static uint64_t pick(uint64_t low, uint64_t high)
+{
+    return low + rng_below(&rng, high - low + 1);
+}
+
+static bool odds(unsigned percent)
+{
+    return rng_below(&rng, 100) < percent;
+}
+
+/* A number in [low, high], small ones as likely as large ones. */
+static uint64_t pick_log(uint64_t low, uint64_t high)
+{
+    uint64_t limit = low;
+
+    while (limit < high && odds(75))
+        limit = limit * 2 < high ? limit * 2 : high;
+    return pick(low, limit);
+}
+
+static uint32_t rate(unsigned percent, uint64_t high)
+{
+    return odds(percent) ? (uint32_t)pick(1, high) : 0;
+}
+
+static unsigned cluster_size(void)
+{
+    static const uint8_t sizes[] = {1, 3, 3, 3, 3, 5, 5, 2, 4, 7};
+
+    return getenv("SIM_ONE") ? 1 : sizes[rng_below(&rng, sizeof(sizes))];
+}
+
+static void draw_members(struct options *o)
+{
+    o->n_members = cluster_size();
+    o->heartbeat_ms = (uint32_t)pick(20, 100);
+    o->election_ms = o->heartbeat_ms * (uint32_t)pick(5, 10);
+    o->pre_vote = odds(80);
+    o->catchup_entries = odds(70) ? pick_log(1, 100) : 5000;
+    o->snapshot_count = pick_log(10, 400);
+    o->compaction_batch = (uint32_t)pick_log(1, 1000);
+    o->wal_segment_bytes = pick_log(4 << 10, 256 << 10);
+    o->message_bytes_max = odds(50) ? pick_log(1, 4096) : 512 << 10;
+    o->inflight_max = (uint32_t)(odds(50) ? pick_log(1, 16) : 512);
+    o->uncommitted_bytes_max = odds(25) ? pick_log(100, 20000) : 0;
+    o->applying_bytes_max = odds(50) ? pick_log(2000, 100000) : 64 << 20;
+    o->tables = odds(50);
+}
+
+static void draw_speeds(struct options *o)
+{
+    o->delay_ns_max = pick_log(10 * MICROSECOND, 5 * MILLISECOND);
+    o->preempt_ppm = odds(50) ? (uint32_t)pick_log(1000, 100000) : 0;
+    o->disk.call_ns_max = odds(50) ? pick_log(1 * MICROSECOND, 2 * MILLISECOND) : 0;
+    o->disk.sync_ns_min = pick_log(10 * MICROSECOND, 2 * MILLISECOND);
+    o->disk.sync_ns_max = o->disk.sync_ns_min + pick_log(10 * MICROSECOND, 20 * MILLISECOND);
+    o->disk.stall_ppm = odds(30) ? (uint32_t)pick_log(1000, 50000) : 0;
+    o->disk.stall_ns_max = pick(10, 1500) * MILLISECOND;
+    o->latency_ns_min = pick_log(10 * MICROSECOND, 5 * MILLISECOND);
+    o->latency_ns_max = o->latency_ns_min + pick_log(10 * MICROSECOND, 20 * MILLISECOND);
+    o->drop_ppm = odds(50) ? (uint32_t)pick_log(1000, 200000) : 0;
+    o->duplicate_ppm = odds(50) ? (uint32_t)pick_log(1000, 200000) : 0;
+    o->reorder_ppm = odds(50) ? (uint32_t)pick_log(1000, 300000) : 0;
+    o->reorder_ns_max = pick_log(MILLISECOND, 3 * SECOND);
+}
+
+static void draw_faults(struct options *o)
+{
+    o->crash_rate = rate(40, 500);
+    o->power_rate = rate(40, 500);
+    o->boundary_rate = rate(50, 600);
+    o->stop_rate = rate(25, 300);
+    o->pause_rate = rate(35, 500);
+    o->partition_rate = rate(50, 500);
+    o->slow_disk_rate = rate(20, 200);
+    o->disk_error_rate = rate(20, 200);
+    o->clock_rate = rate(30, 300);
+    o->flip_rate = rate(10, 500);
+    o->make_room_rate = rate(50, 1500);
+    o->member_rate = rate(30, 500);
+    o->transfer_rate = rate(30, 500);
+    o->down_ns_max = pick_log(10 * MILLISECOND, 4 * SECOND);
+    o->pause_ns_max = pick_log(10 * MILLISECOND, 5 * SECOND);
+    o->partition_ns_max = pick_log(100 * MILLISECOND, 6 * SECOND);
+}
+
+static void draw_clients(struct options *o)
+{
+    o->n_clients = (unsigned)pick(1, 10);
+    o->n_keys = (unsigned)pick(2, 20);
+    o->chaos_ns = pick(4, 14) * SECOND;
+    o->ops_max = (unsigned)pick(100, 700);
+    o->think_ns_max = pick_log(MILLISECOND, 200 * MILLISECOND);
+    o->share_put = (uint8_t)pick(15, 40);
+    o->share_delete = (uint8_t)pick(2, 12);
+    o->share_txn = (uint8_t)pick(5, 20);
+    o->share_range = (uint8_t)pick(5, 15);
+    o->share_serializable = (uint8_t)pick(0, 6);
+    o->share_compact = odds(70) ? (uint8_t)pick(0, 4) : 0;
+}
+
+void options_draw(struct options *o, uint64_t seed)
+{
+    rng_init(&rng, seed);
+    *o = (struct options){0};
+    draw_members(o);
+    draw_speeds(o);
+    draw_faults(o);
+    draw_clients(o);
+}

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where the simulator listens: calls from one module of production code to another go through here
+ * (the linker's --wrap) to the checks and on. Some settings that have no flag are made small on the
+ * way, so that windows fill and segments end often.
+ *
+ * Thread: the only one.
+ */
+#include "raft/raft.h"
+#include "server/apply_private.h"
+#include "server/node.h"
+#include "storage/db.h"
+#include "storage/wal.h"
+#include "tests/sim/checks.h"
+
+/* They are declared nowhere: the linker makes the names. */
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+/* ---- raft ---- */
+
+int __real_raft_new(struct raft **ret, const struct raft_config *config);
+int __real_raft_step(struct raft *r, const struct raft_input *in);
+void __real_raft_ready(struct raft *r, struct raft_ready *ret);
+
+int __wrap_raft_new(struct raft **ret, const struct raft_config *config)
+{
+    struct machine *m = machine_current();
+    struct raft_config c = *config;
+
+    c.message_bytes_max = world.o.message_bytes_max;
+    c.inflight_messages_max = world.o.inflight_max;
+    c.uncommitted_bytes_max = world.o.uncommitted_bytes_max;
+    c.applying_bytes_max = world.o.applying_bytes_max;
+    check_raft_new(m, &c);
+    int r = __real_raft_new(ret, &c);
+    if (r == 0)
+        m->raft = *ret;
+    return r;
+}
+
+int __wrap_raft_step(struct raft *r, const struct raft_input *in)
+{
+    struct machine *m = machine_current();
+
+    check_raft_step(m, in);
+    int outcome = __real_raft_step(r, in);
+    check_raft_stepped(m, in);
+    return outcome;
+}
+
+void __wrap_raft_ready(struct raft *r, struct raft_ready *ret)
+{
+    __real_raft_ready(r, ret);
+    check_raft_ready(machine_current(), ret);
+}
+
+/* ---- the log ---- */
+
+int __real_wal_open(struct wal **ret, const struct wal_options *options,
+                    struct wal_recovery *recovery);
+int __real_wal_append(struct wal *w, const struct raft_hard_state *hard_state,
+                      const struct raft_entry *entries, size_t n_entries);
+int __real_wal_append_snapshot(struct wal *w, uint64_t index, uint64_t term);
+int __real_wal_sync(struct wal *w);
+int __real_wal_release(struct wal *w, uint64_t index);
+
+int __wrap_wal_open(struct wal **ret, const struct wal_options *options,
+                    struct wal_recovery *recovery)
+{
+    struct wal_options o = *options;
+
+    o.segment_bytes = world.o.wal_segment_bytes;
+    return __real_wal_open(ret, &o, recovery);
+}
+
+int __wrap_wal_append(struct wal *w, const struct raft_hard_state *hard_state,
+                      const struct raft_entry *entries, size_t n_entries)
+{
+    check_wal_append(machine_current(), hard_state, entries, n_entries);
+    return __real_wal_append(w, hard_state, entries, n_entries);
+}
+
+int __wrap_wal_append_snapshot(struct wal *w, uint64_t index, uint64_t term)
+{
+    check_wal_snapshot(machine_current(), index, term);
+    return __real_wal_append_snapshot(w, index, term);
+}
+
+int __wrap_wal_sync(struct wal *w)
+{
+    int r = __real_wal_sync(w);
+
+    if (r == 0)
+        check_wal_synced(machine_current());
+    return r;
+}
+
+int __wrap_wal_release(struct wal *w, uint64_t index)
+{
+    check_wal_release(machine_current(), index);
+    return __real_wal_release(w, index);
+}
+
+/* ---- the database ---- */
+
+int __real_db_open(struct db **ret, const struct db_options *options, char **ret_error);
+struct db *__real_db_close(struct db *db);
+int __real_db_write(struct db *db, struct db_batch *b);
+int __real_db_flush(struct db *db);
+void __real_db_batch_put(struct db_batch *b, struct bytes key, struct bytes value);
+void __real_db_batch_putv(struct db_batch *b, const struct bytes *key, size_t n_key,
+                          const struct bytes *value, size_t n_value);
+void __real_db_batch_delete(struct db_batch *b, struct bytes key);
+
+static uint64_t stored_applied(struct db *db)
+{
+    struct db_value value = {0};
+    uint64_t applied = 0;
+
+    if (db_get(db, NULL, BYTES_LIT("mapplied"), &value) == 0 && value.bytes.len == 16)
+        applied = u64_be_get(value.bytes.data);
+    db_value_release(&value);
+    return applied;
+}
+
+int __wrap_db_open(struct db **ret, const struct db_options *options, char **ret_error)
+{
+    int r = __real_db_open(ret, options, ret_error);
+
+    if (r == 0)
+        machine_store_opened(machine_current(), *ret, stored_applied(*ret));
+    return r;
+}
+
+struct db *__wrap_db_close(struct db *db)
+{
+    if (db)
+        machine_store_closed(machine_current(), db);
+    return __real_db_close(db);
+}
+
+int __wrap_db_write(struct db *db, struct db_batch *b)
+{
+    int r = __real_db_write(db, b);
+
+    if (r == 0)
+        check_batch_written(machine_current(), db, b);
+    return r;
+}
+
+/* Takes time before and after; what is written meanwhile is durable, too, or not. */
+int __wrap_db_flush(struct db *db)
+{
+    struct machine *m = machine_current();
+    struct open_store *s = machine_store(m, db);
+    uint64_t applied = s ? s->applied : 0;
+
+    fiber_sleep(between(0, world.o.disk.sync_ns_max * 4));
+    int r = __real_db_flush(db);
+    s = machine_store(m, db);
+    if (r == 0 && s)
+        s->flushed = applied;
+    fiber_sleep(between(0, world.o.disk.sync_ns_max));
+    return r;
+}
+
+void __wrap_db_batch_put(struct db_batch *b, struct bytes key, struct bytes value)
+{
+    check_batch_record(machine_current(), b, &key, 1, &value, 1, false);
+    __real_db_batch_put(b, key, value);
+}
+
+void __wrap_db_batch_putv(struct db_batch *b, const struct bytes *key, size_t n_key,
+                          const struct bytes *value, size_t n_value)
+{
+    check_batch_record(machine_current(), b, key, n_key, value, n_value, false);
+    __real_db_batch_putv(b, key, n_key, value, n_value);
+}
+
+void __wrap_db_batch_delete(struct db_batch *b, struct bytes key)
+{
+    check_batch_record(machine_current(), b, &key, 1, NULL, 0, true);
+    __real_db_batch_delete(b, key);
+}
+
+/* ---- apply ---- */
+
+int __real_apply_entry(struct apply *a, const struct raft_entry *entry);
+
+int __wrap_apply_entry(struct apply *a, const struct raft_entry *entry)
+{
+    struct machine *m = machine_current();
+
+    check_apply_entry(m, entry);
+    int r = __real_apply_entry(a, entry);
+    if (r == 0)
+        check_entry_applied(m, entry);
+    return r;
+}
+
+void __real_node_snapshot_installed(struct node *n, uint64_t index);
+
+void __wrap_node_snapshot_installed(struct node *n, uint64_t index)
+{
+    check_applied_snapshot(machine_current(), index);
+    __real_node_snapshot_installed(n, index);
+}
