@@ -174,7 +174,9 @@ void call_start(struct call *call, const struct method *method, size_t message_b
     if (method->type != METHOD_UNARY || !method->run)
         call_count_start(call);
     if (!method->run) {
-        call_answer(call, OUTCOME_UNIMPLEMENTED);
+        enum outcome refused = server_is_learner(call->server) ? OUTCOME_LEARNER_UNSUPPORTED
+                                                               : call_read_headers(call);
+        call_answer(call, refused ? refused : OUTCOME_UNIMPLEMENTED);
         return;
     }
     if (atomic_load_explicit(&call->queue->n_calls, memory_order_relaxed) > QUEUE_CALLS_MAX) {

@@ -624,13 +624,13 @@ static void test_learner(void **state)
     SERVER_SET(finish_inside, true);
     SERVER_SET(read_outcome, OUTCOME_EMPTY_KEY);
     atomic_store(&server.is_learner, true);
-    call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_FAILED_PRECONDITION, refused, "");
+    call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_FAILED_PRECONDITION, refused, NULL);
     call_expect(call_begin(PUT, put_message, &bad_version), GRPC_STATUS_FAILED_PRECONDITION, refused,
-                "");
+                NULL);
     call_expect(call_begin(RANGE, BYTES_LIT("\x0A\x01k"), NULL), GRPC_STATUS_FAILED_PRECONDITION,
-                refused, "");
+                refused, NULL);
     call_expect(call_begin(RANGE, BYTES_LIT("\x0A\x01k\x38\x01"), NULL),
-                GRPC_STATUS_INVALID_ARGUMENT, "etcdserver: key is not provided", "");
+                GRPC_STATUS_INVALID_ARGUMENT, "etcdserver: key is not provided", NULL);
     atomic_store(&server.is_learner, false);
     call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_OK, "", "\x0A\x01k\x12\x01v");
     SERVER_SET(read_outcome, OUTCOME_OK);

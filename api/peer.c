@@ -222,18 +222,38 @@ static void split(struct bytes urls, struct string_list *ret)
         ret->items[ret->len++] = mem_strdup(word);
 }
 
+/* The one that was not heard of for longest makes room: whoever invents members must not keep a real
+ * one out. */
+static void remotes_make_room(struct peer *p)
+{
+    struct peer_link *link, *oldest = NULL;
+    size_t pos = 0;
+
+    if (p->n_remotes < PEER_REMOTES_MAX)
+        return;
+    while ((link = map_u64_next(&p->links, &pos, NULL))) {
+        if (!link->is_member && (!oldest || link->heard_ms < oldest->heard_ms))
+            oldest = link;
+    }
+    link_drop(p, oldest);
+}
+
 void peer_remote_add(struct peer *p, uint64_t id, struct bytes text)
 {
     _cleanup_(string_list_deinit) struct string_list words = {NULL, 0};
+    struct peer_link *link = peer_link_find(p, id);
     struct url_list urls;
 
-    if (id == 0 || id == p->identity.member_id || text.len == 0 || peer_link_find(p, id) ||
-        p->n_remotes >= PEER_REMOTES_MAX || server_peer_is_removed(p->server, id))
+    if (link)
+        link->heard_ms = clock_mono_ms();
+    if (link || id == 0 || id == p->identity.member_id || text.len == 0 ||
+        server_peer_is_removed(p->server, id))
         return;
     split(text, &words);
     if (!peer_urls_read(words.items, words.len, &urls))
         return;
-    link_add(p, id, &urls);
+    remotes_make_room(p);
+    link_add(p, id, &urls)->heard_ms = clock_mono_ms();
     p->n_remotes++;
     log_info("added new remote peer", LOG_ID("local-member-id", p->identity.member_id),
              LOG_ID("remote-peer-id", id), LOG_BYTES("remote-peer-urls", text));

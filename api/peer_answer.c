@@ -89,7 +89,7 @@ enum peer_step peer_serve_cluster_error(struct peer_serve *s, int status, const 
 enum peer_step peer_serve_json(struct peer_serve *s, const struct buf *body, bool with_cluster)
 {
     return peer_serve_answer(s, (struct peer_answer){.status = 200,
-                                          .content_type = "application/json",
-                                          .with_cluster = with_cluster,
-                                          .body = buf_bytes(body)});
+                                                     .content_type = "application/json",
+                                                     .with_cluster = with_cluster,
+                                                     .body = buf_bytes(body)});
 }

@@ -11,13 +11,11 @@
 #include "api/peer_serve.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <strings.h>
 
 #include "api/status.h"
-#include "rpc.pb-c.h"
 
 /* ---- /members/hashkv ---- */
 
@@ -39,7 +37,8 @@ static bool hash_request_read(struct bytes body, int64_t *ret)
     const char *key;
 
     *ret = 0;
-    json_object_foreach (json, key, value) {
+    json_object_foreach(json, key, value)
+    {
         if (strcasecmp(key, "revision") != 0 || json_is_null(value))
             continue;
         ok &= json_is_integer(value);
@@ -67,44 +66,21 @@ enum peer_step peer_ask_hash_finish(struct peer_serve *s)
                : peer_serve_error(s, 500, "etcdserver: too many requests\n");
 }
 
-/* Go leaves out what is zero. */
-static void number_append(struct buf *out, const char *name, int64_t value)
-{
-    if (value != 0)
-        buf_printf(out, "%s\"%s\":%" PRId64, out->data[out->len - 1] == '{' ? "" : ",", name,
-                   value);
-}
-
-static void hash_json(struct buf *out, const Etcdserverpb__HashKVResponse *r)
-{
-    buf_append_str(out, "{\"header\":{");
-    number_append(out, "revision", r->header ? r->header->revision : 0);
-    buf_append_str(out, "}");
-    number_append(out, "hash", r->hash);
-    number_append(out, "compact_revision", r->compact_revision);
-    number_append(out, "hash_revision", r->hash_revision);
-    buf_append_str(out, "}");
-}
-
 void peer_ask_hash_resume(struct peer_serve *s)
 {
-    _cleanup_(buf_deinit) struct buf body = BUF_NULL;
-    Etcdserverpb__HashKVResponse *r = NULL;
+    _cleanup_(buf_deinit) struct buf text = BUF_NULL;
 
-    if (s->outcome == OUTCOME_OK)
-        r = etcdserverpb__hash_kvresponse__unpack(NULL, s->result.len, s->result.data);
-    if (r) {
-        hash_json(&body, r);
-        etcdserverpb__hash_kvresponse__free_unpacked(r, NULL);
-        peer_serve_json(s, &body, true);
-    } else if (s->outcome == OUTCOME_COMPACTED) {
-        peer_serve_error(s, 400, "mvcc: required revision has been compacted\n");
-    } else if (s->outcome == OUTCOME_FUTURE_REVISION) {
-        peer_serve_error(s, 400, "mvcc: required revision is a future revision\n");
-    } else {
-        buf_printf(&body, "%s\n", status_of(s->outcome)->text);
-        peer_serve_error(s, 400, buf_cstr(&body));
+    switch (s->outcome) {
+    case OUTCOME_OK: peer_serve_json(s, &s->result, true); return;
+    case OUTCOME_COMPACTED:
+        buf_append_str(&text, "mvcc: required revision has been compacted\n");
+        break;
+    case OUTCOME_FUTURE_REVISION:
+        buf_append_str(&text, "mvcc: required revision is a future revision\n");
+        break;
+    default: buf_printf(&text, "%s\n", status_of(s->outcome)->text);
     }
+    peer_serve_error(s, 400, buf_cstr(&text));
 }
 
 /* ---- /downgrade/enabled ---- */
@@ -135,9 +111,9 @@ void peer_ask_downgrade_resume(struct peer_serve *s)
         return;
     }
     peer_serve_answer(s, (struct peer_answer){.status = 200,
-                                   .content_type = "text/plain",
-                                   .with_cluster = true,
-                                   .body = bytes_str(enabled ? "true" : "false")});
+                                              .content_type = "text/plain",
+                                              .with_cluster = true,
+                                              .body = bytes_str(enabled ? "true" : "false")});
 }
 
 /* ---- /members/promote ---- */
@@ -179,9 +155,9 @@ void peer_ask_promote_resume(struct peer_serve *s)
     buf_deinit(&s->request.response);
     if (json)
         peer_serve_answer(s, (struct peer_answer){.status = status,
-                                       .content_type = "application/json",
-                                       .with_cluster = true,
-                                       .body = buf_bytes(&body)});
+                                                  .content_type = "application/json",
+                                                  .with_cluster = true,
+                                                  .body = buf_bytes(&body)});
     else
         peer_serve_cluster_error(s, status, buf_cstr(&body));
 }

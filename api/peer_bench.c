@@ -50,9 +50,15 @@ static void one_way(struct pair *p, size_t batch, double seconds)
     while ((double)(clock_mono_ns() - begin_ns) < seconds * 1e9) {
         for (size_t i = 0; i < batch; i++, index++) {
             entries[i] = (struct raft_entry){.term = 5, .index = index + 1, .data = data};
-            messages[i] = (struct raft_message){.type = RAFT_MSG_APP, .from = 1, .to = 2, .term = 5,
-                                                .log_term = 5, .index = index, .commit = index,
-                                                .entries = &entries[i], .n_entries = 1};
+            messages[i] = (struct raft_message){.type = RAFT_MSG_APP,
+                                                .from = 1,
+                                                .to = 2,
+                                                .term = 5,
+                                                .log_term = 5,
+                                                .index = index,
+                                                .commit = index,
+                                                .entries = &entries[i],
+                                                .n_entries = 1};
         }
         node_send(p->a, messages, batch);
         sent += batch;

@@ -252,8 +252,7 @@ static void call_init(struct peer_call *c, struct peer_pool *pool,
     buf_clear(&c->answer);
 }
 
-void peer_call_start(struct peer_call *c, struct peer_pool *pool,
-                     const struct peer_call_options *o)
+void peer_call_start(struct peer_call *c, struct peer_pool *pool, const struct peer_call_options *o)
 {
     struct peer_request request = o->request;
 

@@ -16,8 +16,8 @@ struct peer_conn {
     struct peer_loop *loop;
     struct peer_io io;
     struct buf out;
-    size_t sent; /* of out */
-    bool paused; /* nothing is read now */
+    size_t sent;                                         /* of out */
+    bool paused;                                         /* nothing is read now */
     void (*ready)(struct peer_conn *c, uint32_t events); /* the owner's */
     void *owner;
 };

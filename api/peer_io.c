@@ -52,9 +52,14 @@ static const struct peer_io_ops plain_ops = {.read = plain_read,
                                              .finish = plain_finish,
                                              .close = plain_close};
 
+bool peer_url_wants_tls(const struct url *url)
+{
+    return strcmp(url->scheme, "https") == 0 || strcmp(url->scheme, "unixs") == 0;
+}
+
 static int plain_open(struct peer_io *ret, const struct url *url, int fd)
 {
-    if (strcmp(url->scheme, "http") != 0 && strcmp(url->scheme, "unix") != 0)
+    if (peer_url_wants_tls(url))
         return PEER_IO_E_TLS;
     *ret = (struct peer_io){
         .ops = &plain_ops, .fd = fd, .read_waits = EPOLLIN, .write_waits = EPOLLOUT};

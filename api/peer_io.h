@@ -36,6 +36,7 @@ struct peer_io {
 enum { PEER_IO_E_TLS = 1 }; /* outcome: the URL wants TLS, which is not there yet */
 
 bool peer_url_is_local(const struct url *url); /* a unix socket */
+bool peer_url_wants_tls(const struct url *url);
 /* Takes fd, a connected (or connecting) socket that does not block, unless it fails. */
 int peer_io_client(struct peer_io *ret, const struct url *url, int fd);
 int peer_io_server(struct peer_io *ret, const struct url *url, int fd);

@@ -26,27 +26,27 @@
 enum {
     PEER_LINKS_MAX = 256,
     PEER_REMOTES_MAX = 16,
-    PEER_STREAMS = 2,                /* kinds of streams: message and msgapp */
-    PEER_QUEUE_BYTES_MAX = 64 << 20, /* that wait for a stream's socket, or a message more */
+    PEER_STREAMS = 2,                  /* kinds of streams: message and msgapp */
+    PEER_QUEUE_BYTES_MAX = 64 << 20,   /* that wait for a stream's socket, or a message more */
     PEER_DIRECT_BYTES_MAX = 256 << 10, /* that raft's thread writes to a socket itself in one go */
-    PEER_POSTS_MAX = 64,             /* messages that wait for the pipeline */
+    PEER_POSTS_MAX = 64,               /* messages that wait for the pipeline */
     PEER_POSTS_AT_ONCE = 4,
-    PEER_SERVED_MAX = 1024,          /* connections that came in */
+    PEER_SERVED_MAX = 1024,            /* connections that came in */
     PEER_BODIES_BYTES_MAX = 256 << 20, /* of requests, in memory */
-    PEER_SENDS_MAX = 16,             /* snapshots on their way out, */
-    PEER_RECEIVES_MAX = 4,           /* and in */
+    PEER_SENDS_MAX = 16,               /* snapshots on their way out, */
+    PEER_RECEIVES_MAX = 4,             /* and in */
     PEER_FETCHES_MAX = 4096, /* about: threads that come at the same time may each add one */
 };
 
 /* All in milliseconds; etcd's values, which tests make shorter. */
 struct peer_timing {
-    uint64_t heartbeat;   /* between two link heartbeats on a stream */
-    uint64_t silence;     /* after which a stream is given up, either way */
-    uint64_t redial;      /* between two attempts for one stream */
+    uint64_t heartbeat; /* between two link heartbeats on a stream */
+    uint64_t silence;   /* after which a stream is given up, either way */
+    uint64_t redial;    /* between two attempts for one stream */
     uint64_t probe;
-    uint64_t post;        /* for the answer to a POST /raft */
-    uint64_t request;     /* served connections: for the first byte and between a request's bytes, */
-    uint64_t idle;        /* and between requests */
+    uint64_t post;    /* for the answer to a POST /raft */
+    uint64_t request; /* served connections: for the first byte and between a request's bytes, */
+    uint64_t idle;    /* and between requests */
     uint64_t snapshot_answer; /* after the last byte of a snapshot */
 };
 extern const struct peer_timing peer_timing_default;
@@ -119,7 +119,7 @@ struct peer_pipeline {
     struct inbox inbox;
     struct peer_task task;
     atomic_bool woken;
-    atomic_uint queued; /* in the inbox and in the queue */
+    atomic_uint queued;       /* in the inbox and in the queue */
     struct inbox_item *first; /* the queue, the loop's */
     struct inbox_item **last;
     struct peer_poster posters[PEER_POSTS_AT_ONCE];
@@ -160,20 +160,21 @@ struct peer_link {
     struct url_list urls; /* never empty */
     size_t picked;
     struct peer_metrics *metrics;
-    _Atomic uint64_t active_since_ms; /* 0: inactive; read from any thread */
-    atomic_bool takes_tables;         /* likewise */
+    _Atomic uint64_t active_since_ms;         /* 0: inactive; read from any thread */
+    atomic_bool takes_tables;                 /* likewise */
     struct peer_writer writers[PEER_STREAMS]; /* by enum peer_stream_kind */
     struct peer_reader readers[PEER_STREAMS];
     struct peer_pipeline pipeline;
     struct peer_probe probe;
     struct peer_task free_task;
     uint64_t logged_ms; /* of what can come often, once a second */
+    uint64_t heard_ms;  /* a remote's last request */
     bool seen;          /* while the table is read */
 };
 
 /* urls: taken. */
 struct peer_link *peer_link_new(struct peer *p, uint64_t id, struct url_list *urls);
-void peer_link_start(struct peer_link *link); /* a member's: dials it */
+void peer_link_start(struct peer_link *link);                         /* a member's: dials it */
 void peer_link_update(struct peer_link *link, struct url_list *urls); /* takes them */
 /* Ends all that goes on; nobody else knows it any more. Frees it later, on the loop. */
 void peer_link_remove(struct peer_link *link);

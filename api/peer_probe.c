@@ -81,9 +81,9 @@ static void answered(struct peer_probe *p, uint64_t round_trip_ns)
     p->healthy = true;
     p->why[0] = '\0';
     /* etcd's smoothing, one part in eight. */
-    p->round_trip_ns =
-        p->round_trip_ns ? p->round_trip_ns - p->round_trip_ns / 8 + round_trip_ns / 8
-                         : round_trip_ns;
+    p->round_trip_ns = p->round_trip_ns
+                           ? p->round_trip_ns - p->round_trip_ns / 8 + round_trip_ns / 8
+                           : round_trip_ns;
     p->clock_ahead_ns = now_ns - then_ns - (int64_t)p->round_trip_ns / 2;
 }
 

@@ -49,13 +49,12 @@ static void stream_begin(struct peer_reader *r)
     uint64_t request_bytes_max = link->peer->config->max_request_bytes;
 
     r->streaming = true;
-    peer_stream_reader_init(
-        &r->codec, &(struct peer_stream_options){.kind = r->kind,
-                                                 .local = local_id(r),
-                                                 .remote = link->id,
-                                                 /* One entry may be as long as a request. */
-                                                 .bytes_max = PEER_STREAM_BYTES_MAX +
-                                                              request_bytes_max});
+    peer_stream_reader_init(&r->codec, &(struct peer_stream_options){
+                                           .kind = r->kind,
+                                           .local = local_id(r),
+                                           .remote = link->id,
+                                           /* One entry may be as long as a request. */
+                                           .bytes_max = PEER_STREAM_BYTES_MAX + request_bytes_max});
     atomic_store(&link->takes_tables, peer_takes_tables(r->call.reply.head.headers));
     peer_link_activate(link);
     log_info("established TCP streaming connection with remote peer",
@@ -105,8 +104,8 @@ static bool arrived(struct peer_call *call)
 static void log_ignored(struct peer_reader *r, const char *msg, const char *error)
 {
     if (peer_link_may_log(r->link))
-        log_warn(msg, LOG_ID("local-member-id", local_id(r)),
-                 LOG_ID("remote-peer-id", r->link->id), LOG_STR("error", error));
+        log_warn(msg, LOG_ID("local-member-id", local_id(r)), LOG_ID("remote-peer-id", r->link->id),
+                 LOG_STR("error", error));
 }
 
 /* *ret is the reason in etcd's words; what may be more than a moment's trouble is logged. */

@@ -4,8 +4,11 @@
  * one file or (from a Cairn member) as the files of a directory. It may be many gigabytes long, so
  * it has a thread of its own, which gets the connection from the loop and reads it to the end.
  *
- *   head ok ──> envelope ──> file or directory, synced ──> server_peer_snapshot() ──> 204
- *                  └── 400, 500           └── 500                 └── 500
+ *   head ok ──> envelope ──> file or directory, synced ──> the server ──> raft has it ──> 204
+ *                  └── 400, 500           └── 500              └── 500, also for a stop
+ *
+ * The answer waits for raft: a leader that hears "done" sends the entries behind the snapshot, and
+ * may cut its log.
  *
  * I1. The server sees a snapshot only when all of it is durable. What was begun and not finished is
  * removed here, or, after a crash, at the next start.
@@ -18,8 +21,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "api/peer_tables.h"
@@ -38,7 +43,7 @@ struct receive {
     struct list link;
     pthread_t thread;
     uint64_t started_ms;
-    uint64_t from; /* as the head says */
+    uint64_t from;                /* as the head says */
     struct peer_metrics *metrics; /* NULL: of nobody we know */
     bool is_tables;
     bool expect_continue;
@@ -151,8 +156,9 @@ static bool envelope_read(struct receive *r, struct verdict *v)
         verdict_set(v, 400, "failed to decode raft message (%s)\n",
                     empty && fill == BODY_END ? "EOF" : body_error(fill));
     else if (outcome != 0)
-        verdict_set(v, 400, "failed to decode raft message (proto: cannot parse invalid "
-                            "wire-format data)\n");
+        verdict_set(v, 400,
+                    "failed to decode raft message (proto: cannot parse invalid "
+                    "wire-format data)\n");
     return fill == BODY_PART && outcome == 0;
 }
 
@@ -166,11 +172,13 @@ static bool envelope_ok(struct receive *r, struct verdict *v)
     else if (!m->snapshot || m->snapshot->index == 0)
         verdict_set(v, 400, "failed to decode raft message (no snapshot)\n");
     else if (server_peer_is_removed(r->peer->server, m->from))
-        verdict_set(v, 500, "failed to process raft message (cannot process message from removed "
-                            "member)\n");
+        verdict_set(v, 500,
+                    "failed to process raft message (cannot process message from removed "
+                    "member)\n");
     else if (m->to != r->peer->identity.member_id)
-        verdict_set(v, 500, "failed to process raft message (cannot process message to mismatch "
-                            "member)\n");
+        verdict_set(v, 500,
+                    "failed to process raft message (cannot process message to mismatch "
+                    "member)\n");
     else
         return true;
     return false;
@@ -255,6 +263,60 @@ static bool database_save(struct receive *r, struct verdict *v)
     return false;
 }
 
+/* ---- handing over ---- */
+
+/* Between the thread and the server, which may be done after the thread has stopped waiting: the
+ * last of the two frees it. */
+struct handover {
+    atomic_uint refs;
+    int done_fd; /* an eventfd */
+    atomic_bool ok;
+};
+
+static void handover_unref(struct handover *h)
+{
+    if (atomic_fetch_sub(&h->refs, 1) > 1)
+        return;
+    close(h->done_fd);
+    free(h);
+}
+
+static void handover_done(void *arg, bool ok)
+{
+    struct handover *h = arg;
+    uint64_t one = 1;
+
+    atomic_store(&h->ok, ok);
+    check(write(h->done_fd, &one, sizeof(one)) == sizeof(one));
+    handover_unref(h);
+}
+
+/* Waits until raft has the snapshot; false: it will not, or we are stopping. */
+static bool handover_wait(struct receive *r, struct handover *h)
+{
+    struct pollfd fds[] = {{.fd = h->done_fd, .events = POLLIN},
+                           {.fd = r->wait.stop_fd, .events = POLLIN}};
+
+    check(TEMP_FAILURE_RETRY(poll(fds, 2, -1)) > 0);
+    return fds[0].revents && atomic_load(&h->ok);
+}
+
+static enum peer_verdict snapshot_give(struct receive *r)
+{
+    struct handover *h = mem_new(struct handover);
+
+    *h = (struct handover){.refs = 2, .done_fd = eventfd(0, EFD_CLOEXEC)};
+    check(h->done_fd >= 0);
+    enum peer_verdict verdict =
+        server_peer_snapshot_then(r->peer->server, &r->message->raft, r->path, handover_done, h);
+    if (verdict != PEER_OK)
+        handover_unref(h); /* done() does not come */
+    else if (!handover_wait(r, h))
+        verdict = PEER_INVALID;
+    handover_unref(h);
+    return verdict;
+}
+
 static void snapshot_hand_over(struct receive *r, struct verdict *v)
 {
     const struct raft_message *m = &r->message->raft;
@@ -265,7 +327,7 @@ static void snapshot_hand_over(struct receive *r, struct verdict *v)
              LOG_U64("incoming-snapshot-index", m->snapshot->index),
              LOG_U64("incoming-snapshot-size-bytes", r->database_bytes),
              LOG_DURATION("download-took", (clock_mono_ms() - r->started_ms) * 1000000));
-    enum peer_verdict verdict = server_peer_snapshot(r->peer->server, m, r->path);
+    enum peer_verdict verdict = snapshot_give(r);
     r->ok = verdict == PEER_OK;
     if (r->ok)
         verdict_set(v, 204, "%s", "");
@@ -381,9 +443,8 @@ static struct receive *receive_new(struct peer_serve *s, const struct peer_sende
                           .started_ms = clock_mono_ms(),
                           .from = sender->from,
                           .metrics = link ? link->metrics : NULL,
-                          .is_tables =
-                              http_header_find(s->head.headers, "Content-Type", &type) &&
-                              bytes_equal(type, BYTES_LIT(PEER_TABLES_TYPE)),
+                          .is_tables = http_header_find(s->head.headers, "Content-Type", &type) &&
+                                       bytes_equal(type, BYTES_LIT(PEER_TABLES_TYPE)),
                           .expect_continue = s->head.expect_continue,
                           .wait = {.stop_fd = p->stop_fd, .timeout_ms = p->timing.silence},
                           .body = s->body};
@@ -400,8 +461,8 @@ enum peer_step peer_receive_begin(struct peer_serve *s, const struct peer_sender
     struct peer *p = s->peer;
 
     if (p->n_receives >= PEER_RECEIVES_MAX || p->stopping) {
-        struct peer_answer a = peer_answer_error(
-            500, "failed to save KV snapshot (too many are being received)\n");
+        struct peer_answer a =
+            peer_answer_error(500, "failed to save KV snapshot (too many are being received)\n");
         a.with_cluster = true;
         a.close = true;
         s->keep_alive = false;

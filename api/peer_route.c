@@ -10,6 +10,7 @@
 #include "api/peer_serve.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -211,8 +212,8 @@ static enum peer_step probing_finish(struct peer_serve *s)
     snprintf(text, sizeof(text), "{\"OK\":true,\"Now\":\"%s.%09" PRIu64 "Z\"}\n", date,
              now_ns % 1000000000);
     return peer_serve_answer(s, (struct peer_answer){.status = 200,
-                                          .content_type = "text/plain; charset=utf-8",
-                                          .body = bytes_str(text)});
+                                                     .content_type = "text/plain; charset=utf-8",
+                                                     .body = bytes_str(text)});
 }
 
 static enum peer_step version_finish(struct peer_serve *s)
@@ -327,11 +328,13 @@ enum peer_step peer_route_body_too_long(struct peer_serve *s)
 {
     if (s->endpoint->finish == lease_finish)
         return peer_serve_error(s, 413, "request body too large\n");
-    return peer_serve_error(s, 400, s->endpoint->body_error ? s->endpoint->body_error
-                                                        : "the request's body is too long\n");
+    return peer_serve_error(s, 400,
+                            s->endpoint->body_error ? s->endpoint->body_error
+                                                    : "the request's body is too long\n");
 }
 
 enum peer_step peer_route_body_stalled(struct peer_serve *s)
 {
-    return s->endpoint->body_error ? peer_serve_cluster_error(s, 400, s->endpoint->body_error) : PEER_STEP_CUT;
+    return s->endpoint->body_error ? peer_serve_cluster_error(s, 400, s->endpoint->body_error)
+                                   : PEER_STEP_CUT;
 }

@@ -195,8 +195,7 @@ static void count(const struct send *s, struct peer_metrics *m)
     metric_add(ok ? &m->snapshot_sent : &m->snapshot_send_failures, 1);
     metric_add(ok ? &m->sent_bytes : &m->sent_failures, ok ? s->head.len + database_bytes(s) : 1);
     if (ok)
-        metric_observe(&m->snapshot_send_seconds,
-                       (double)(clock_mono_ms() - s->started_ms) / 1000);
+        metric_observe(&m->snapshot_send_seconds, (double)(clock_mono_ms() - s->started_ms) / 1000);
 }
 
 static void log_fields(const struct send *s, const char *msg, const char *error)
@@ -296,14 +295,14 @@ static int head_write(struct send *s)
 
     if (peer_snapshot_encode(s->snapshot->message, &envelope) != 0)
         return -EINVAL;
-    struct peer_request request = {
-        .method = "POST",
-        .host = bytes_str(slashes ? slashes + 3 : s->url),
-        .path = BYTES_LIT("/raft/snapshot"),
-        .identity = &s->peer->identity,
-        .content_type = is_tables(s) ? PEER_TABLES_TYPE : "application/octet-stream",
-        .body = PEER_BODY_LENGTH,
-        .body_bytes = envelope.len + database_bytes(s)};
+    struct peer_request request = {.method = "POST",
+                                   .host = bytes_str(slashes ? slashes + 3 : s->url),
+                                   .path = BYTES_LIT("/raft/snapshot"),
+                                   .identity = &s->peer->identity,
+                                   .content_type =
+                                       is_tables(s) ? PEER_TABLES_TYPE : "application/octet-stream",
+                                   .body = PEER_BODY_LENGTH,
+                                   .body_bytes = envelope.len + database_bytes(s)};
     if (peer_request_head(&s->head, &request) != 0)
         return -EINVAL;
     buf_append_bytes(&s->head, buf_bytes(&envelope));

@@ -470,8 +470,9 @@ static int listen_one(struct peer *p, const struct url *url)
                                 .pause = {.expired = accept_again},
                                 .peer = p,
                                 .url = url};
-    if (bind_url(url, &options, &l->source.fd, &error) != 0) {
-        log_error("can't listen for peers", LOG_STR("url", url->text), LOG_STR("error", error));
+    if (peer_url_wants_tls(url) || bind_url(url, &options, &l->source.fd, &error) != 0) {
+        log_error("can't listen for peers", LOG_STR("url", url->text),
+                  LOG_STR("error", error ? error : "TLS is not supported yet"));
         free(error);
         return 1;
     }

@@ -174,6 +174,37 @@ static void what_can_not_be_sent_is_told(void **state)
     pair_free(&p);
 }
 
+/* The answer says that raft has the snapshot, so it waits for that. */
+static void a_snapshot_is_sent_when_raft_has_it(void **state)
+{
+    static const bool taken[] = {true, false};
+    struct pair p = pair_new();
+    _cleanup_(mem_freep) char *path = file_make(p.a->server.dir, "db", 5000);
+    struct sending s;
+
+    p.b->server.hold_snapshots = true;
+    for (int i = 0; i < 2; i++) {
+        sending_init(&s, p.a, 2);
+        s.snapshot.file = path;
+        p.a->peer->transport.ops->send_snapshot(&p.a->peer->transport, &s.snapshot);
+        wait_until(&p.b->server, p.b->server.snapshot_done);
+        assert_false(s.done);
+        p.b->server.snapshot_done(p.b->server.snapshot_arg, taken[i]);
+        p.b->server.snapshot_done = NULL;
+        wait_until(&p.a->server, s.done);
+        assert_true(s.ok == taken[i]);
+    }
+    sending_init(&s, p.a, 2);
+    s.snapshot.file = path;
+    p.a->peer->transport.ops->send_snapshot(&p.a->peer->transport, &s.snapshot);
+    wait_until(&p.b->server, p.b->server.snapshot_done);
+    peer_stop(p.b->peer); /* does not wait for a server that is not done */
+    wait_until(&p.a->server, s.done);
+    assert_false(s.ok);
+    p.b->server.snapshot_done(p.b->server.snapshot_arg, true);
+    pair_free(&p);
+}
+
 /* A socket that takes connections, and a member behind it that never says anything. */
 static int silent_listener(char **ret_url)
 {
@@ -272,7 +303,10 @@ static void envelopes_that_are_none(void **state)
     _cleanup_(buf_deinit) struct buf to_other = BUF_NULL, good = BUF_NULL;
 
     post_body(n, "", BYTES_NULL, "\r\n\r\nfailed to decode raft message (EOF)\n");
-    post_body(n, "", bytes_of("\0\0\0\0\0\0\0\x10" "ab", 10),
+    post_body(n, "",
+              bytes_of("\0\0\0\0\0\0\0\x10"
+                       "ab",
+                       10),
               "\r\n\r\nfailed to decode raft message (unexpected EOF)\n");
     post_body(n, "", bytes_of("\0\0\0\x1\0\0\0\0ab", 10), "HTTP/1.1 400 Bad Request");
     post_body(n, "", bytes_of("\0\0\0\0\0\0\0\x2\xff\xff", 10), "HTTP/1.1 400 Bad Request");
@@ -441,6 +475,7 @@ int main(void)
         cmocka_unit_test(a_file_arrives_as_it_was_while_messages_go_on),
         cmocka_unit_test(a_directory_arrives_as_files),
         cmocka_unit_test(what_can_not_be_sent_is_told),
+        cmocka_unit_test(a_snapshot_is_sent_when_raft_has_it),
         cmocka_unit_test(a_stop_ends_what_is_on_its_way),
         cmocka_unit_test(envelopes_that_are_none),
         cmocka_unit_test(bodies_that_end_early_leave_nothing_behind),

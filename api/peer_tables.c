@@ -132,8 +132,8 @@ static int name_take(struct peer_tables_reader *r)
     const char *name = (const char *)r->piece;
     if (!name_ok(name, r->piece_len) || r->n_files == PEER_TABLES_FILES_MAX)
         return PEER_TABLES_WRONG;
-    r->file_fd = openat(r->dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                        0600);
+    r->file_fd =
+        openat(r->dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (r->file_fd < 0)
         return errno == EEXIST ? PEER_TABLES_WRONG : -errno;
     r->n_files++;
@@ -210,8 +210,7 @@ int peer_file_append(int fd, struct bytes data, uint64_t *written)
         *written += (uint64_t)n;
     }
     if (*written / WRITE_BEHIND_BYTES > before)
-        (void)sync_file_range(fd, (off64_t)(before * WRITE_BEHIND_BYTES), 0,
-                              SYNC_FILE_RANGE_WRITE);
+        (void)sync_file_range(fd, (off64_t)(before * WRITE_BEHIND_BYTES), 0, SYNC_FILE_RANGE_WRITE);
     return 0;
 }
 

@@ -113,8 +113,7 @@ static void a_full_queue_drops_and_tells_raft(void **state)
 static void what_would_kill_its_receiver_is_not_sent(void **state)
 {
     struct pair p = pair_new();
-    struct raft_message batch[] = {{.type = RAFT_MSG_PROP, .from = 1, .to = 2},
-                                   heartbeat(1, 2, 3)};
+    struct raft_message batch[] = {{.type = RAFT_MSG_PROP, .from = 1, .to = 2}, heartbeat(1, 2, 3)};
 
     node_send(p.a, batch, 2); /* a proposal without entries makes etcd abort */
     wait_until(&p.b->server, p.b->server.n_heard == 1);
@@ -175,8 +174,7 @@ static void a_full_pipeline_drops_and_tells_raft(void **state)
     struct node *a = node_new(1);
     struct raft_message batch[PEER_POSTS_MAX + PEER_POSTS_AT_ONCE + 1];
     int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(address);
 
     /* Connections are taken by the system, and nobody answers. */
@@ -219,6 +217,34 @@ static void a_new_member_answers_a_sender_that_its_table_does_not_have(void **st
     wait_for(&a->server, node_has_streams(a, 2));
     node_free(a);
     node_free(b);
+}
+
+/* Whoever invents members can't keep a real one from being answered. */
+static void of_many_unknown_senders_the_latest_are_kept(void **state)
+{
+    struct node *n = node_new(1);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    char got[16];
+
+    node_start(n);
+    a.sin_port = htons(peer_port(n->peer, 0));
+    for (int id = 16; id < 16 + PEER_REMOTES_MAX + 5; id++) {
+        _cleanup_(mem_freep) char *request = mem_printf(
+            "POST /raft HTTP/1.1\r\nHost: x\r\nX-Server-From: %x\r\nX-Server-Version: 3.7.1\r\n"
+            "X-Etcd-Cluster-ID: c1\r\nX-PeerURLs: http://127.0.0.1:%d,junk\r\n"
+            "Content-Length: 0\r\n\r\n",
+            id, id);
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+        assert_int_equal(send(fd, request, strlen(request), 0), strlen(request));
+        assert_int_equal(recv(fd, got, sizeof(got), MSG_WAITALL), sizeof(got));
+        close(fd);
+    }
+    assert_false(node_has_link(n, 16));
+    assert_false(node_has_link(n, 20));
+    assert_true(node_has_link(n, 21));
+    assert_true(node_has_link(n, 16 + PEER_REMOTES_MAX + 4));
+    node_free(n);
 }
 
 /* ---- members come and go ---- */
@@ -318,6 +344,18 @@ static void one_of_another_cluster_is_refused(void **state)
     node_free(b);
 }
 
+static void tls_is_refused_by_name(void **state)
+{
+    struct node *n = node_new(1);
+    char *error = NULL;
+
+    url_list_deinit(&n->server.config.listen_peer_urls);
+    assert_int_equal(
+        url_list_parse("https://127.0.0.1:0", &n->server.config.listen_peer_urls, &error), 0);
+    assert_int_equal(peer_start(n->peer, &n->server), 1);
+    node_free(n);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,11 +367,13 @@ int main(void)
         cmocka_unit_test(before_there_are_streams_messages_are_posted),
         cmocka_unit_test(a_full_pipeline_drops_and_tells_raft),
         cmocka_unit_test(a_new_member_answers_a_sender_that_its_table_does_not_have),
+        cmocka_unit_test(of_many_unknown_senders_the_latest_are_kept),
         cmocka_unit_test(a_member_that_comes_back_is_dialled_again),
         cmocka_unit_test(of_several_urls_the_next_is_tried),
         cmocka_unit_test(a_changed_url_leaves_the_streams_alone),
         cmocka_unit_test(a_removed_member_is_told_so_and_nobody_dials_it),
         cmocka_unit_test(one_of_another_cluster_is_refused),
+        cmocka_unit_test(tls_is_refused_by_name),
     };
     log_level_min = LOG_FATAL;
     return cmocka_run_group_tests(tests, NULL, NULL);

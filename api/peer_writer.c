@@ -87,8 +87,7 @@ static void lost(struct peer_writer *w, const char *action, const char *error)
     peer_conn_free(detach(w, &waiting));
     log_end(w, "lost TCP streaming connection with remote peer", error ? error : "EOF");
     if (error) {
-        peer_link_deactivate(link,
-                             (struct peer_failure){peer_stream_name(w->kind), action, error});
+        peer_link_deactivate(link, (struct peer_failure){peer_stream_name(w->kind), action, error});
         metric_add(&link->metrics->sent_failures, 1);
     }
     server_peer_unreachable(link->peer->server, link->id);

@@ -489,6 +489,7 @@ void server_info(struct server *s, struct server_info *ret)
         .raft_index = atomic_load(&s->state.committed),
         .applied_index = atomic_load(&s->state.applied),
         .revision = mvcc_revision(s->store.mvcc),
+        .is_learner = atomic_load(&s->state.is_learner),
         .no_space_alarm = alarms_no_space(s->store.alarms),
         .corrupt_alarm = alarms_corrupt(s->store.alarms),
     };

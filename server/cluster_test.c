@@ -428,6 +428,30 @@ static void test_snapshot_beside_writes(void **state)
     assert_int_equal(c->snapshots, 1);
 }
 
+/* A snapshot that takes long to be made ready is not asked for again meanwhile. */
+static void test_snapshot_slow(void **state)
+{
+    struct cluster *c = *state;
+    size_t leader = cluster_leader(c), i = other(c, leader);
+
+    c->peers[i].cut = true;
+    cluster_puts(c, leader, MANY);
+    c->peers[i].cut = false;
+    for (int step = 0; step < 100; step++) {
+        c->now_ms += CLUSTER_STEP_MS;
+        for (size_t k = 0; k < 3; k++) {
+            if (k == i)
+                assert_int_equal(node_turn(server_at(c, k)->node, c->now_ms), 0);
+            else
+                assert_int_equal(member_step(c, k), 0);
+        }
+        net_deliver(c);
+    }
+    assert_int_equal(c->snapshots, 1);
+    cluster_settle(c);
+    assert_int_equal(c->snapshots, 1);
+}
+
 static void spoil(const char *path)
 {
     FILE *f = fopen(path, "r+b");
@@ -560,6 +584,7 @@ int main(void)
         T(test_lag_snapshot),
         T(test_lag_tables),
         T(test_snapshot_beside_writes),
+        T(test_snapshot_slow),
         T(test_snapshot_damaged),
         T(test_snapshot_contradicts),
         T(test_snapshot_leftovers),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Why a request has run out of time, in etcd's distinctions: the leader before was lost meanwhile;
- * the connection to the leader, or to a quorum, is not older than the request; or nothing of that.
+ * Why a request has run out of time, in etcd's distinctions: there was no leader to propose it to;
+ * the leader before was lost meanwhile; the connection to the leader, or to a quorum, is not older
+ * than the request; or nothing of that.
  *
  * Thread: the ticker's.
  */
@@ -14,6 +15,13 @@ static bool leader_was_lost(const struct server_state *state, uint64_t started_m
     uint64_t since_ms = atomic_load(&state->leader_since_ms);
 
     return since_ms > started_ms && started_ms + 2 * state->election_timeout_ms > since_ms;
+}
+
+static bool was_never_proposed(const struct server_state *state, const struct request *request,
+                               uint64_t started_ms)
+{
+    return request->kind < REQUEST_READ_INDEX && atomic_load(&state->leader) == 0 &&
+           atomic_load(&state->leader_lost_ms) <= started_ms;
 }
 
 static bool connection_was_lost(struct server *s, uint64_t started_ms)
@@ -50,6 +58,8 @@ enum outcome server_timeout_outcome(void *arg, const struct request *request)
         return OUTCOME_TIMEOUT_LEADER_TRANSFER;
     if (request->kind == REQUEST_MEMBER_PROMOTE && atomic_load(&s->state.leader) == 0)
         return OUTCOME_NO_LEADER;
+    if (was_never_proposed(&s->state, request, started_ms))
+        return OUTCOME_DEADLINE;
     if (leader_was_lost(&s->state, started_ms))
         return OUTCOME_TIMEOUT_LEADER_FAILURE;
     if (request->kind != REQUEST_READ_INDEX && connection_was_lost(s, started_ms))

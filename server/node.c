@@ -431,6 +431,13 @@ static void leader_found(struct node *n, const struct raft_ready *rd)
     node_reads_leader_changed(n);
 }
 
+static void leader_lost(struct node *n, uint64_t leader)
+{
+    atomic_store_explicit(&n->state->leader_lost_ms, clock_mono_ms(), memory_order_release);
+    log_info("raft.node: lost leader", LOG_ID("local-member-id", n->state->member_id),
+             LOG_ID("leader-id", leader));
+}
+
 static void publish_leader(struct node *n, const struct raft_ready *rd)
 {
     struct server_state *s = n->state;
@@ -443,8 +450,7 @@ static void publish_leader(struct node *n, const struct raft_ready *rd)
         if (rd->leader != 0)
             leader_found(n, rd);
         else
-            log_info("raft.node: lost leader", LOG_ID("local-member-id", s->member_id),
-                     LOG_ID("leader-id", old));
+            leader_lost(n, old);
     }
     if (rd->leader != 0)
         finish_moves(n, rd->leader);

@@ -66,5 +66,5 @@ bool server_peer_downgrade_enabled(struct server *s);
 
 /* /members: the JSON array. */
 void server_peer_members(struct server *s, struct buf *response);
-/* /members/hashkv. A scan: on the scan pool. revision 0: the latest. */
+/* /members/hashkv: JSON. A scan: on the scan pool. revision 0: the latest. */
 enum outcome server_peer_hash_kv(struct server *s, int64_t revision, struct buf *response);

@@ -20,14 +20,17 @@ struct server_state {
     _Atomic uint64_t term;      /* raft thread */
     _Atomic uint64_t leader;    /* raft thread; 0 = none */
     _Atomic uint64_t
-        leader_since_ms;      /* raft thread; monotonic, of the last change to a known leader */
-    _Atomic bool local_reads; /* raft thread: sole voter, leader, an entry of its term committed:
+        leader_since_ms; /* raft thread; monotonic, of the last change to a known leader */
+    _Atomic uint64_t
+        leader_lost_ms;          /* raft thread; monotonic, of the last loss of a leader; 0: there
+                                        was none yet */
+    _Atomic bool local_reads;    /* raft thread: sole voter, leader, an entry of its term committed:
                                  reads need no round */
-    _Atomic uint64_t applied; /* apply turn; after the effects are visible */
+    _Atomic uint64_t applied;    /* apply turn; after the effects are visible */
     _Atomic uint64_t term_begun; /* apply turn: of the newest leader's first entry */
-    _Atomic bool is_learner;  /* apply turn: this member is in the table and a learner */
-    _Atomic bool stopping;    /* server_drain() */
-    _Atomic uint64_t next_id; /* any thread: server_state_next_id() */
+    _Atomic bool is_learner;     /* apply turn: this member is in the table and a learner */
+    _Atomic bool stopping;       /* server_drain() */
+    _Atomic uint64_t next_id;    /* any thread: server_state_next_id() */
 };
 
 /* As etcd makes its request ids: unique over members and restarts. */

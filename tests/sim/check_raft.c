@@ -444,13 +444,14 @@ void check_raft_ready(struct machine *m, const struct raft_ready *rd)
                 LU(rd->committed[i].index));
 }
 
-/* In this term or a later one: several terms may pass between two syncs. */
+/* If a later term is synced, the promise of an older one was kept in memory and has passed: as if it
+ * had left then. */
 static bool was_durable(const struct watched *w, uint64_t index, uint64_t term)
 {
-    for (unsigned i = 0; i < PROMISES_MAX; i++)
-        if (w->promises[i].term >= term && w->promises[i].last_index >= index)
-            return true;
-    return index <= w->commit;
+    const struct promise *p = &w->promises[term % PROMISES_MAX];
+
+    return w->synced.hard_state.term > term || index <= w->commit ||
+           (p->term == term && p->last_index >= index);
 }
 
 static void check_vote_sent(const struct machine *m, const struct raft_message *message)

@@ -65,10 +65,8 @@ static void reject(struct server *s, const struct raft_message *m)
         hint--;
     s->rejected++;
     answer(s, m, RAFT_MSG_APP_RESP,
-           (struct raft_message){.index = m->index,
-                                 .reject = true,
-                                 .reject_hint = hint,
-                                 .log_term = s->terms[hint]});
+           (struct raft_message){
+               .index = m->index, .reject = true, .reject_hint = hint, .log_term = s->terms[hint]});
 }
 
 static void append(struct server *s, const struct raft_message *m)
@@ -203,8 +201,9 @@ char *server_peer_snapshot_path(struct server *s, uint64_t index)
     return mem_printf("%s/%016" PRIx64 ".db", s->dir, index);
 }
 
-enum peer_verdict server_peer_snapshot(struct server *s, const struct raft_message *m,
-                                       const char *path)
+enum peer_verdict server_peer_snapshot_then(struct server *s, const struct raft_message *m,
+                                            const char *path, void (*done)(void *arg, bool ok),
+                                            void *arg)
 {
     struct stat st = {0};
 
@@ -214,6 +213,7 @@ enum peer_verdict server_peer_snapshot(struct server *s, const struct raft_messa
     s->snapshot_bytes = (uint64_t)st.st_size;
     step(s, m);
     pthread_mutex_unlock(&s->lock);
+    done(arg, true);
     return PEER_OK;
 }
 
@@ -226,8 +226,7 @@ void server_peer_visit(struct server *s, void (*visit)(void *arg, const struct m
                        void *arg)
 {
     for (size_t i = 0; i < s->n_members; i++)
-        visit(arg, &(struct member){
-                       .id = s->ids[i], .peer_urls = &s->urls[i], .n_peer_urls = 1});
+        visit(arg, &(struct member){.id = s->ids[i], .peer_urls = &s->urls[i], .n_peer_urls = 1});
 }
 
 void server_peer_members(struct server *s, struct buf *response)
