@@ -619,22 +619,22 @@ static void expect_token(const char *want)
 static void test_learner(void **state)
 {
     static const char refused[] = "etcdserver: rpc not supported for learner";
-    static const struct metadata bad_version = {"client-api-version", "\xff"};
+    static const struct metadata leader = {"hasleader", "true"};
 
     SERVER_SET(finish_inside, true);
-    SERVER_SET(read_outcome, OUTCOME_EMPTY_KEY);
+    SERVER_SET(no_leader, true);
     atomic_store(&server.is_learner, true);
     call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_FAILED_PRECONDITION, refused, NULL);
-    call_expect(call_begin(PUT, put_message, &bad_version), GRPC_STATUS_FAILED_PRECONDITION, refused,
+    call_expect(call_begin(PUT, put_message, &leader), GRPC_STATUS_FAILED_PRECONDITION, refused,
                 NULL);
-    call_expect(call_begin(RANGE, BYTES_LIT("\x0A\x01k"), NULL), GRPC_STATUS_FAILED_PRECONDITION,
-                refused, NULL);
-    call_expect(call_begin(RANGE, BYTES_LIT("\x0A\x01k\x38\x01"), NULL),
-                GRPC_STATUS_INVALID_ARGUMENT, "etcdserver: key is not provided", NULL);
+    call_expect(call_begin(RANGE, point_message, NULL), GRPC_STATUS_FAILED_PRECONDITION, refused,
+                NULL);
+    call_expect(call_begin(RANGE, local_point_message, NULL), GRPC_STATUS_OK, "", "server_range");
+    call_expect(call_begin(RANGE, local_point_message, &leader), GRPC_STATUS_UNAVAILABLE,
+                "etcdserver: no leader", NULL);
     atomic_store(&server.is_learner, false);
     call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_OK, "", "\x0A\x01k\x12\x01v");
-    SERVER_SET(read_outcome, OUTCOME_OK);
-    SERVER_SET(finish_inside, false);
+    SERVER_SET(no_leader, false);
 }
 
 static void test_metadata(void **state)

@@ -222,8 +222,8 @@ static void split(struct bytes urls, struct string_list *ret)
         ret->items[ret->len++] = mem_strdup(word);
 }
 
-/* The one that was not heard of for longest makes room: whoever invents members must not keep a real
- * one out. */
+/* The one that was not heard of for longest makes room: whoever invents members must not keep a
+ * real one out. */
 static void remotes_make_room(struct peer *p)
 {
     struct peer_link *link, *oldest = NULL;
@@ -232,7 +232,7 @@ static void remotes_make_room(struct peer *p)
     if (p->n_remotes < PEER_REMOTES_MAX)
         return;
     while ((link = map_u64_next(&p->links, &pos, NULL))) {
-        if (!link->is_member && (!oldest || link->heard_ms < oldest->heard_ms))
+        if (!link->is_member && (!oldest || link->heard < oldest->heard))
             oldest = link;
     }
     link_drop(p, oldest);
@@ -245,7 +245,7 @@ void peer_remote_add(struct peer *p, uint64_t id, struct bytes text)
     struct url_list urls;
 
     if (link)
-        link->heard_ms = clock_mono_ms();
+        link->heard = ++p->n_heard;
     if (link || id == 0 || id == p->identity.member_id || text.len == 0 ||
         server_peer_is_removed(p->server, id))
         return;
@@ -253,7 +253,7 @@ void peer_remote_add(struct peer *p, uint64_t id, struct bytes text)
     if (!peer_urls_read(words.items, words.len, &urls))
         return;
     remotes_make_room(p);
-    link_add(p, id, &urls)->heard_ms = clock_mono_ms();
+    link_add(p, id, &urls)->heard = ++p->n_heard;
     p->n_remotes++;
     log_info("added new remote peer", LOG_ID("local-member-id", p->identity.member_id),
              LOG_ID("remote-peer-id", id), LOG_BYTES("remote-peer-urls", text));

@@ -3,8 +3,8 @@
  * Endpoints of the peer port whose answer the server gives later: hashes go through the scan
  * threads, promotions and /downgrade/enabled through the wait table.
  *
- * A connection waits in PEER_SERVE_WAITING. What the server has answered comes back as a task of the
- * loop, also if it has answered at once.
+ * A connection waits in PEER_SERVE_WAITING. What the server has answered comes back as a task of
+ * the loop, also if it has answered at once.
  *
  * Thread: the loop; finish() and run() of what the server is asked any.
  */

@@ -168,7 +168,7 @@ struct peer_link {
     struct peer_probe probe;
     struct peer_task free_task;
     uint64_t logged_ms; /* of what can come often, once a second */
-    uint64_t heard_ms;  /* a remote's last request */
+    uint64_t heard;     /* a remote's last request, in the order of all of them */
     bool seen;          /* while the table is read */
 };
 
@@ -216,6 +216,7 @@ struct peer {
     pthread_rwlock_t links_lock;
     struct map_u64 links;
     size_t n_remotes;
+    uint64_t n_heard; /* requests of remotes */
 
     struct peer_task start_task;
     bool started; /* the loop's */

@@ -7,7 +7,8 @@
  *   send_snapshot ──> dial ──> thread: head, message, database, answer ──> joined, done()
  *
  * I1. done() comes once, from the loop, or from within send_snapshot() if it can't begin.
- * I2. The length is known before: the body has a Content-Length, which etcd takes as well as chunks.
+ * I2. The length is known before: the body has a Content-Length, which etcd takes as well as
+ * chunks.
  * I3. An answer that comes before the end ends it: it can only be a refusal.
  *
  * Thread: its own; peer_send_snapshot() any, the rest the loop.

@@ -97,7 +97,7 @@ void peer_ask_promote_resume(struct peer_serve *s);
 
 /* For the endpoints. */
 void peer_serve_resume(struct peer_serve *s); /* any thread: the server has answered */
-/* The connection without anything around it, for PEER_STEP_TAKEN; in_rest: bytes behind the head. */
+/* The connection without anything around it, for PEER_STEP_TAKEN; rest: bytes behind the head. */
 struct peer_conn *peer_serve_take(struct peer_serve *s, struct buf *ret_rest);
 
 /* ---- answers (peer_answer.c) ---- */

@@ -283,16 +283,15 @@ static void of_several_urls_the_next_is_tried(void **state)
 {
     struct node *a = node_new(1), *b = node_new(2);
 
-    node_start(a);
     node_start(b);
+    char *second = a->server.second_url = node_url(b);
+    node_start(a);
     node_knows(b, 1, node_url(a));
-    a->server.second_url = node_url(b);
     node_knows(a, 2, mem_strdup("http://127.0.0.1:1")); /* nobody listens there */
     wait_for(&b->server, node_has_streams(b, 1));
-    char *second = a->server.second_url;
     node_free(a);
-    free(second);
     node_free(b);
+    free(second);
 }
 
 static void a_changed_url_leaves_the_streams_alone(void **state)

@@ -2,14 +2,15 @@
 /*
  * Bootstrap (see bootstrap.h).
  *
- *   neither log nor state   --initial-cluster-state new: bootstrap_new.c; existing: bootstrap_join.c
- *   a log                   restart: what it says is what we are, flags don't matter;
+ *   neither log nor state   by --initial-cluster-state: new, bootstrap_new.c; existing,
+ *                           bootstrap_join.c
+ *   a log                   restart: what it says is what we are, flags don't matter; but
  *                           --force-new-cluster changes it first: bootstrap_force.c
  *   state but no log        refused
  *
  * Whether a directory is new is decided by the log: it is made first and its metadata are synced
- * before anything else is kept. So a log without entries is that of a founder that crashed before it
- * wrote them, or of a member that joined and has not heard of the others yet.
+ * before anything else is kept. So a log without entries is that of a founder that crashed before
+ * it wrote them, or of a member that joined and has not heard of the others yet.
  *
  * Thread: the composition root's.
  */

@@ -37,8 +37,8 @@ struct bootstrap {
 
 /* The flags that only a first start looks at. Outcome 1: refused, the reason is logged. */
 int bootstrap_check_flags(const struct config *config);
-/* Outcome 1: refused, the reason is logged. Free ret->recovery with wal_recovery_deinit(); the wal is
- * the caller's. */
+/* Outcome 1: refused, the reason is logged. Free ret->recovery with wal_recovery_deinit(); the wal
+ * is the caller's. */
 int bootstrap(struct bootstrap *ret, const struct bootstrap_options *options);
 /* The raft that continues from there. */
 int bootstrap_raft(struct raft **ret, const struct bootstrap *b, const struct config *config,

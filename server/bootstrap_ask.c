@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Questions to other members before there is a server: GET /members, /version, /downgrade/enabled of
- * their peer ports (see bootstrap_private.h). One URL after the other, in the order given, as etcd
- * asks; what the answer says counts, not its status.
+ * Questions to other members before there is a server: GET /members, /version, /downgrade/enabled
+ * of their peer ports (see bootstrap_private.h). One URL after the other, in the order given, as
+ * etcd asks; what the answer says counts, not its status.
  *
  * Thread: the composition root's, which waits.
  */

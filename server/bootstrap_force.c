@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * --force-new-cluster: this member goes on alone with what it has, when the others are lost for good
- * (see bootstrap_private.h). As etcd does it:
+ * --force-new-cluster: this member goes on alone with what it has, when the others are lost for
+ * good (see bootstrap_private.h). As etcd does it:
  *
  *   - entries that are not known to be committed are dropped;
- *   - configuration entries follow, committed already, at the log's term: this member is added if it
- *     is none, and every other one is removed, ascending by id.
+ *   - configuration entries follow, committed already, at the log's term: this member is added if
+ *     it is none, and every other one is removed, ascending by id.
  *
  * A learner that is left would remove the last voter; it is promoted first. (etcd's panics there.)
  * The cluster keeps its id; those who were removed stay so.

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Joining a cluster that exists (see bootstrap_private.h). Somebody has added this member there; its
- * id was made from the moment of that, so it must be asked for: whose URLs in the cluster's list are
- * those that --initial-cluster gives for our name. The other members' URLs must match, too, each
- * list as a set, host names by their addresses.
+ * Joining a cluster that exists (see bootstrap_private.h). Somebody has added this member there;
+ * its id was made from the moment of that, so it must be asked for: whose URLs in the cluster's
+ * list are those that --initial-cluster gives for our name. The other members' URLs must match,
+ * too, each list as a set, host names by their addresses.
  *
  * raft then begins with an empty log and no configuration, so it can't campaign. Until the log or a
  * snapshot brings the members, the list that was fetched stands in for them.

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A new cluster (see bootstrap_private.h). It begins, as etcd's do, with one configuration entry per
- * member at term 1, ascending by id, already committed, that every founder writes by itself. Ids
- * follow etcd's rules, so the same flags give the same ids, and founders of both kinds agree.
+ * A new cluster (see bootstrap_private.h). It begins, as etcd's do, with one configuration entry
+ * per member at term 1, ascending by id, already committed, that every founder writes by itself.
+ * Ids follow etcd's rules, so the same flags give the same ids, and founders of both kinds agree.
  *
- * A founder that has lost its data must not begin anew: it would vote again in terms in which it has
- * voted. So it first asks the others whether they know it as one that has started; that nobody
+ * A founder that has lost its data must not begin anew: it would vote again in terms in which it
+ * has voted. So it first asks the others whether they know it as one that has started; that nobody
  * answers is the rule when all start at once.
  *
  * Thread: the composition root's.

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of bootstrap share: bootstrap.c, the ways into it and the restart; bootstrap_new.c,
- * a new cluster; bootstrap_join.c, one that exists; bootstrap_ask.c, questions to other members;
- * bootstrap_force.c, --force-new-cluster. Outcome 1 of each: refused, the reason is logged.
+ * What the files of bootstrap share: bootstrap.c, the ways into it and the restart;
+ * bootstrap_new.c, a new cluster; bootstrap_join.c, one that exists; bootstrap_ask.c, questions to
+ * other members; bootstrap_force.c, --force-new-cluster. Outcome 1 of each: refused, the reason is
+ * logged.
  *
  * Thread: the composition root's.
  */

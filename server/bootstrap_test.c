@@ -489,8 +489,8 @@ static void test_join_learners(void **state)
 
 /* ---- --force-new-cluster ---- */
 
-/* Entries behind the founding ones, one letter each: x normal, a7 add, l7 learner, r7 remove, u7 update,
- * p7 promote; committed up to index. */
+/* Entries behind the founding ones, one letter each: x normal, a7 add, l7 learner, r7 remove, u7
+ * update, p7 promote; committed up to index. */
 static void write_log(struct fixture *x, const char *script, uint64_t commit)
 {
     struct raft_hard_state hs = {.term = 3, .vote = 1, .commit = commit};

@@ -519,74 +519,75 @@ static void test_kubeadm(void **state)
     run_free(run);
 }
 
+static const struct {
+    const char *args;
+    const char *error;
+} bootstrap_cases[] = {
+    {"--name=foo --initial-cluster=bar=http://localhost:2380",
+     "couldn't find local name \"foo\" in the initial cluster configuration"},
+    {"--initial-cluster=",
+     "couldn't find local name \"default\" in the initial cluster configuration"},
+    {"--initial-cluster=,",
+     "couldn't find local name \"default\" in the initial cluster configuration"},
+    {"--name=foo --initial-cluster=foo=http://localhost:2381",
+     "--initial-cluster has foo=http://localhost:2381 but missing from "
+     "--initial-advertise-peer-urls=http://localhost:2380 "
+     "(resolved urls: \"http://localhost:2380\" != \"http://localhost:2381\")"},
+    {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.2:1 "
+     "--initial-cluster=foo=http://127.0.0.1:1",
+     "--initial-advertise-peer-urls has http://127.0.0.2:1 but missing from "
+     "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.2:1"},
+    {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+     "--initial-cluster=foo=http://127.0.0.1:4,foo=http://127.0.0.1:3",
+     "--initial-cluster has foo=http://127.0.0.1:3,foo=http://127.0.0.1:4 but missing from "
+     "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+     "(resolved urls: \"http://127.0.0.1:1\" != \"http://127.0.0.1:3\")"},
+    {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+     "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:3",
+     "--initial-cluster has foo=http://127.0.0.1:3 but missing from "
+     "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+     "(resolved urls: \"http://127.0.0.1:2\" != \"http://127.0.0.1:3\")"},
+    {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1 "
+     "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:2",
+     "--initial-cluster has foo=http://127.0.0.1:2 but missing from "
+     "--initial-advertise-peer-urls=http://127.0.0.1:1 "
+     "(len([\"http://127.0.0.1:1\"]) != len([\"http://127.0.0.1:1\" \"http://127.0.0.1:2\"]))"},
+    {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1 "
+     "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:1",
+     "failed to resolve http://127.0.0.1:1 to match --initial-cluster=foo=http://127.0.0.1:1 "
+     "(len([\"http://127.0.0.1:1\"]) != len([\"http://127.0.0.1:1\" \"http://127.0.0.1:1\"]))"},
+    {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
+     "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:2,bar=http://127.0.0.1:2",
+     "initial cluster bar=http://127.0.0.1:2,foo=http://127.0.0.1:1,foo=http://127.0.0.1:2 has "
+     "duplicate url"},
+    {"--name=foo --initial-cluster-state=existing --initial-cluster=bar=http://127.0.0.1:1",
+     "couldn't find local name \"foo\" in the initial cluster configuration"},
+    {"--name=foo --initial-cluster-state=existing "
+     "--initial-cluster=foo=http://127.0.0.1:1,bar=http://127.0.0.1:1",
+     "initial cluster bar=http://127.0.0.1:1,foo=http://127.0.0.1:1 has duplicate url"},
+    /* What this member advertises is told to the others when it is added. */
+    {"--name=foo --initial-cluster-state=existing "
+     "--initial-cluster=foo=http://127.0.0.1:1,bar=http://127.0.0.1:2",
+     NULL},
+    {"--name=foo --initial-advertise-peer-urls=http://[::1]:1 "
+     "--initial-cluster=foo=http://[0:0:0:0:0:0:0:1]:1,bar=http://127.0.0.1:2",
+     NULL},
+    {"--name=foo", NULL},
+    {"--name=foo --initial-advertise-peer-urls=http://127.0.0.2:1,http://127.0.0.1:1 "
+     "--initial-cluster=foo=http://127.0.0.2:1,,foo=http://127.0.0.1:1",
+     NULL},
+};
+
 static void test_bootstrap(void **state)
 {
-    static const struct {
-        const char *args;
-        const char *error;
-    } cases[] = {
-        {"--name=foo --initial-cluster=bar=http://localhost:2380",
-         "couldn't find local name \"foo\" in the initial cluster configuration"},
-        {"--initial-cluster=",
-         "couldn't find local name \"default\" in the initial cluster configuration"},
-        {"--initial-cluster=,",
-         "couldn't find local name \"default\" in the initial cluster configuration"},
-        {"--name=foo --initial-cluster=foo=http://localhost:2381",
-         "--initial-cluster has foo=http://localhost:2381 but missing from "
-         "--initial-advertise-peer-urls=http://localhost:2380 "
-         "(resolved urls: \"http://localhost:2380\" != \"http://localhost:2381\")"},
-        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.2:1 "
-         "--initial-cluster=foo=http://127.0.0.1:1",
-         "--initial-advertise-peer-urls has http://127.0.0.2:1 but missing from "
-         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.2:1"},
-        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
-         "--initial-cluster=foo=http://127.0.0.1:4,foo=http://127.0.0.1:3",
-         "--initial-cluster has foo=http://127.0.0.1:3,foo=http://127.0.0.1:4 but missing from "
-         "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
-         "(resolved urls: \"http://127.0.0.1:1\" != \"http://127.0.0.1:3\")"},
-        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
-         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:3",
-         "--initial-cluster has foo=http://127.0.0.1:3 but missing from "
-         "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
-         "(resolved urls: \"http://127.0.0.1:2\" != \"http://127.0.0.1:3\")"},
-        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1 "
-         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:2",
-         "--initial-cluster has foo=http://127.0.0.1:2 but missing from "
-         "--initial-advertise-peer-urls=http://127.0.0.1:1 "
-         "(len([\"http://127.0.0.1:1\"]) != len([\"http://127.0.0.1:1\" \"http://127.0.0.1:2\"]))"},
-        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1 "
-         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:1",
-         "failed to resolve http://127.0.0.1:1 to match --initial-cluster=foo=http://127.0.0.1:1 "
-         "(len([\"http://127.0.0.1:1\"]) != len([\"http://127.0.0.1:1\" \"http://127.0.0.1:1\"]))"},
-        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2 "
-         "--initial-cluster=foo=http://127.0.0.1:1,foo=http://127.0.0.1:2,bar=http://127.0.0.1:2",
-         "initial cluster bar=http://127.0.0.1:2,foo=http://127.0.0.1:1,foo=http://127.0.0.1:2 has "
-         "duplicate url"},
-        {"--name=foo --initial-cluster-state=existing --initial-cluster=bar=http://127.0.0.1:1",
-         "couldn't find local name \"foo\" in the initial cluster configuration"},
-        {"--name=foo --initial-cluster-state=existing "
-         "--initial-cluster=foo=http://127.0.0.1:1,bar=http://127.0.0.1:1",
-         "initial cluster bar=http://127.0.0.1:1,foo=http://127.0.0.1:1 has duplicate url"},
-        /* What this member advertises is told to the others when it is added. */
-        {"--name=foo --initial-cluster-state=existing "
-         "--initial-cluster=foo=http://127.0.0.1:1,bar=http://127.0.0.1:2",
-         NULL},
-        {"--name=foo --initial-advertise-peer-urls=http://[::1]:1 "
-         "--initial-cluster=foo=http://[0:0:0:0:0:0:0:1]:1,bar=http://127.0.0.1:2",
-         NULL},
-        {"--name=foo", NULL},
-        {"--name=foo --initial-advertise-peer-urls=http://127.0.0.2:1,http://127.0.0.1:1 "
-         "--initial-cluster=foo=http://127.0.0.2:1,,foo=http://127.0.0.1:1",
-         NULL},
-    };
-
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof(bootstrap_cases) / sizeof(bootstrap_cases[0]); i++) {
         _cleanup_(mem_freep) char *error = NULL;
-        struct run *run = run_parse(cases[i].args, NULL);
+        struct run *run = run_parse(bootstrap_cases[i].args, NULL);
         assert_int_equal(run->action, CONFIG_RUN);
-        assert_int_equal(config_check_bootstrap(&run->config, &error), cases[i].error != NULL);
-        if (cases[i].error)
-            assert_string_equal(error, cases[i].error);
+        assert_int_equal(config_check_bootstrap(&run->config, &error),
+                         bootstrap_cases[i].error != NULL);
+        if (bootstrap_cases[i].error)
+            assert_string_equal(error, bootstrap_cases[i].error);
         run_free(run);
     }
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * --initial-cluster (see initial_cluster.h): "name=url,name=url,...". A name that occurs again adds a
- * URL to its member; parts that are empty are passed over, and a part without "=" is a name with an
- * empty URL, which is none.
+ * --initial-cluster (see initial_cluster.h): "name=url,name=url,...". A name that occurs again adds
+ * a URL to its member; parts that are empty are passed over, and a part without "=" is a name with
+ * an empty URL, which is none.
  *
  * Thread: the composition root's.
  */

@@ -6,8 +6,8 @@
 
 #include "server/member.h"
 
-/* Ascending by name, each one's URLs sorted and as often as they were given; no ids. Outcome 1: wrong,
- * *ret_error (malloc'd) says why in etcd's words. */
+/* Ascending by name, each one's URLs sorted and as often as they were given; no ids. Outcome 1:
+ * wrong, *ret_error (malloc'd) says why in etcd's words. */
 int initial_cluster_parse(const char *text, struct member_list *ret, char **ret_error);
 const struct member *initial_cluster_find(const struct member_list *list, const char *name);
 /* Outcome 1: a URL is there twice. */

@@ -5,7 +5,7 @@
  *     'c' id                 member in etcd's JSON (member_json.h)
  *     'x' id                 nothing: that id was removed, and never comes back
  *     'm' "cluster_version"  text, such as 3.7.0
- *     'm' "downgrade"        target version, if a downgrade is under way
+ *     'm' "downgrade"        etcd's JSON; absent until one was asked for
  *
  * Invariants:
  *   (I1) the table holds what has been applied and nothing else; who may be in it is decided in
@@ -139,37 +139,47 @@ static int load_ids(struct members *m, struct db *db, char kind,
     return r;
 }
 
-/* *ret is "" if there is no such record. */
-static int load_text(struct db *db, const char *name, char ret[16])
+static int load_version(struct members *m, struct bytes record)
+{
+    _cleanup_(mem_freep) char *text = mem_strndup((const char *)record.data, record.len);
+
+    return members_set_version(m, text);
+}
+
+static int load_downgrade(struct members *m, struct bytes record)
+{
+    return member_json_downgrade_parse(record, &m->downgrade) == 0 ? 0 : err_origin(-EBADMSG);
+}
+
+/* Absent: nothing to do. */
+static int load_meta(struct members *m, struct db *db, const char *name,
+                     int (*load)(struct members *m, struct bytes record))
 {
     struct buf key = BUF_NULL;
     struct db_value value = {0};
     int r;
 
-    ret[0] = '\0';
     schema_meta(&key, name);
     r = db_get(db, NULL, buf_bytes(&key), &value);
     if (r == 0)
-        snprintf(ret, 16, "%.*s", (int)value.bytes.len, (const char *)value.bytes.data);
+        r = load(m, value.bytes);
+    else if (r == DB_E_NOT_FOUND)
+        r = 0;
     db_value_release(&value);
     buf_deinit(&key);
-    return r == DB_E_NOT_FOUND ? 0 : r;
+    return r;
 }
 
 static int load(struct members *m, struct db *db)
 {
-    char version[16];
     int r = load_ids(m, db, 'c', load_member);
 
     if (r == 0)
         r = load_ids(m, db, 'x', load_removed);
     if (r == 0)
-        r = load_text(db, MEMBERS_VERSION_KEY, version);
-    if (r == 0 && version[0])
-        r = members_set_version(m, version);
+        r = load_meta(m, db, MEMBERS_VERSION_KEY, load_version);
     if (r == 0)
-        r = load_text(db, MEMBERS_DOWNGRADE_KEY, m->downgrade.target);
-    m->downgrade.enabled = m->downgrade.target[0] != '\0';
+        r = load_meta(m, db, MEMBERS_DOWNGRADE_KEY, load_downgrade);
     return r;
 }
 

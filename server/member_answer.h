@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Members in answers to clients: the lists, and the answers to changes of members. Thread: any. */
+/*
+ * Members in answers: lists and changes of members for clients, promotions also for the members
+ * that pass them on (server_peer_promote_answer() of peer_door.h is here, too). Thread: any.
+ */
 #pragma once
 
 #include "server/encode.h"
@@ -13,3 +16,9 @@ void member_answer_copy(struct buf *out, uint32_t field, const struct member_lis
  * revision, as in etcd. */
 void member_answer_change(struct request *request, const struct response_header *header,
                           struct members *members, uint64_t member_id);
+
+/* What /members/promote says in etcd's words; a member that passes a promotion on looks for them.
+ * */
+#define PROMOTE_NOT_LEARNER_TEXT "membership: can only promote a learner member"
+#define PROMOTE_NOT_READY_TEXT                                                                     \
+    "etcdserver: can only promote a learner member which is in sync with leader"

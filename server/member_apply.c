@@ -6,16 +6,18 @@
  * two may have been proposed at once, and whoever proposed may have known less. The rules are
  * etcd's (ValidateConfigurationChange), to the letter, because members of both kinds must agree.
  *
- *   any       the id was removed                                      member not found
- *   add       the id is there; a URL belongs to somebody; a learner   member or peer URL exists, too
- *             too many                                                many learners
- *   promote   no such member; no learner                              not found, not a learner
- *   remove    no such member                                          not found
- *   update    no such member; a URL belongs to somebody else          not found, peer URL exists
+ *   any       the id was removed                              member not found
+ *   add       the id is there                                 member exists
+ *             a URL belongs to somebody                       peer URL exists
+ *             a learner more than there may be                too many learners
+ *   promote   no such member; no learner                      not found; not a learner
+ *   remove    no such member                                  not found
+ *   update    no such member; a URL belongs to somebody else  not found; peer URL exists
  *
  * "Add" and "promote" are the same type of change, told apart by a mark in the context, which also
- * says whether the new member is a learner: raft goes by the type, the table by the context. Changes
- * that etcd's members would die of (no JSON, another id in it than in the entry) stop this member.
+ * says whether the new member is a learner: raft goes by the type, the table by the context.
+ * Changes that etcd's members would die of (no JSON, another id in it than in the entry) stop this
+ * member.
  *
  * Thread: the apply turn.
  */
@@ -76,15 +78,12 @@ static void put_removed(struct db_batch *batch, uint64_t id)
     db_batch_put(batch, buf_bytes(&removed), BYTES_NULL);
 }
 
-static void put_text(struct db_batch *batch, const char *name, const char *text)
+static void put_meta(struct db_batch *batch, const char *name, struct bytes value)
 {
     _cleanup_(buf_deinit) struct buf key = BUF_NULL;
 
     schema_meta(&key, name);
-    if (text[0])
-        db_batch_put(batch, buf_bytes(&key), bytes_str(text));
-    else
-        db_batch_delete(batch, buf_bytes(&key));
+    db_batch_put(batch, buf_bytes(&key), value);
 }
 
 /* ---- the rules ---- */
@@ -265,6 +264,18 @@ static int change_members(struct members *m, struct db_batch *batch,
     return err_origin(-EOPNOTSUPP);
 }
 
+/* etcd's words. */
+static const char *refusal_text(enum outcome outcome)
+{
+    switch (outcome) {
+    case OUTCOME_MEMBER_EXISTS: return "membership: ID exists";
+    case OUTCOME_PEER_URL_EXISTS: return "membership: peerURL exists";
+    case OUTCOME_MEMBER_NOT_LEARNER: return "membership: can only promote a learner member";
+    case OUTCOME_TOO_MANY_LEARNERS: return "membership: too many learner members in cluster";
+    default: return "membership: ID not found";
+    }
+}
+
 int members_apply_conf_change(struct members *m, struct db_batch *batch,
                               const Raftpb__ConfChange *change, size_t learners_max,
                               struct raft_conf_single *ret)
@@ -278,7 +289,8 @@ int members_apply_conf_change(struct members *m, struct db_batch *batch,
         return r;
     if (r > 0)
         log_error("Validation on configuration change failed", LOG_ID("node-id", change->node_id),
-                  LOG_U64("type", (uint64_t)change->type));
+                  LOG_U64("type", (uint64_t)change->type),
+                  LOG_STR("error", refusal_text((enum outcome)r)));
     *ret = (struct raft_conf_single){.type = (enum raft_conf_change_type)change->type,
                                      .node_id = r == 0 ? change->node_id : 0};
     return r;
@@ -328,7 +340,7 @@ int members_apply_version(struct members *m, struct db_batch *batch, const char 
     pthread_mutex_unlock(&m->lock);
     if (r < 0)
         return err_trace(r);
-    put_text(batch, MEMBERS_VERSION_KEY, version);
+    put_meta(batch, MEMBERS_VERSION_KEY, bytes_str(version));
     if (before[0])
         log_info("updated cluster version", LOG_STR("from", before), LOG_STR("to", version));
     else
@@ -339,6 +351,7 @@ int members_apply_version(struct members *m, struct db_batch *batch, const char 
 int members_apply_downgrade(struct members *m, struct db_batch *batch,
                             const Membershippb__DowngradeInfoSetRequest *request)
 {
+    _cleanup_(buf_deinit) struct buf record = BUF_NULL;
     struct downgrade downgrade = {.enabled = request->enabled};
 
     if (request->enabled) {
@@ -346,7 +359,8 @@ int members_apply_downgrade(struct members *m, struct db_batch *batch,
             return err_origin(-EBADMSG);
         snprintf(downgrade.target, sizeof(downgrade.target), "%s", request->ver);
     }
-    put_text(batch, MEMBERS_DOWNGRADE_KEY, downgrade.target);
+    member_json_downgrade(&record, &downgrade);
+    put_meta(batch, MEMBERS_DOWNGRADE_KEY, buf_bytes(&record));
     pthread_mutex_lock(&m->lock);
     m->downgrade = downgrade;
     pthread_mutex_unlock(&m->lock);

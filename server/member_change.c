@@ -6,7 +6,8 @@
  *     -> a ConfChange to raft -> applied (or refused by the table): answered there
  *
  * Two checks stand before the proposal and not behind it, because an entry that breaks them would
- * stop etcd's members, or ours: URLs must be some also in an update, and there is a most of members.
+ * stop etcd's members, or ours: URLs must be some also in an update, and there is a most of
+ * members.
  *
  * While another change is not applied yet raft puts an empty entry in place of a new one; its
  * request then ends with its time-out, as in etcd.

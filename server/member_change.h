@@ -20,8 +20,8 @@ struct member_view {
 void member_view_init(struct member_view *v, struct server *s);
 void member_view_deinit(struct member_view *v);
 
-/* Puts the request, which has its id and its time, into the wait table, from which it may be gone at
- * any moment then. False: the server stops; the request is finished. */
+/* Puts the request, which has its id and its time, into the wait table, from which it may be gone
+ * at any moment then. False: the server stops; the request is finished. */
 bool member_change_begin(struct server *s, struct request *request);
 /* Proposes; the request with that id is finished if it can't be. Takes the blob. */
 void member_change_propose(struct server *s, uint64_t request_id, struct blob *change);

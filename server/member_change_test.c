@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Changes of members through a cluster of whole members in one process, turn by turn: what is refused
- * before it is proposed and what when it is applied, the answers, promotions that are passed on, a
- * member that joins, one that is removed, leaders that move.
+ * Changes of members through a cluster of whole members in one process, turn by turn: what is
+ * refused before it is proposed and what when it is applied, the answers, promotions that are
+ * passed on, a member that joins, one that is removed, leaders that move.
  */
 #include "server/member_change.h"
 
@@ -346,7 +346,7 @@ static void test_many_learners(void **state)
     }
 }
 
-/* Without the strict check the last voter may remove itself. It is none any more then, and says so. */
+/* Without the strict check the last voter may remove itself. It is none any more then: it stops. */
 static void test_last_voter_goes(void **state)
 {
     struct cluster *c = *state;

@@ -15,6 +15,7 @@
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdio.h>
 
 #include "base/mem.h"
 
@@ -285,4 +286,30 @@ int member_json_list_parse(struct bytes text, struct member_list *ret)
     }
     *ret = list;
     return 0;
+}
+
+/* ---- downgrades ---- */
+
+void member_json_downgrade(struct buf *out, const struct downgrade *downgrade)
+{
+    buf_append_str(out, "{\"target-version\":");
+    append_text(out, downgrade->target);
+    buf_printf(out, ",\"enabled\":%s}", downgrade->enabled ? "true" : "false");
+}
+
+int member_json_downgrade_parse(struct bytes text, struct downgrade *ret)
+{
+    json_t *root = json_loadb((const char *)text.data, text.len, 0, NULL);
+    const json_t *target = json_object_get(root, "target-version");
+    const char *version = is_absent(target) ? "" : json_string_value(target);
+    struct downgrade downgrade;
+    bool ok = json_is_object(root) && version && strlen(version) < sizeof(downgrade.target) &&
+              flag_parse(json_object_get(root, "enabled"), &downgrade.enabled);
+
+    if (ok) {
+        snprintf(downgrade.target, sizeof(downgrade.target), "%s", version);
+        *ret = downgrade;
+    }
+    json_decref(root);
+    return ok ? 0 : MEMBER_JSON_E_INVALID;
 }

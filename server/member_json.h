@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Members in JSON, as etcd writes and reads them: the stored record, the context of a configuration
- * change, and the list that /members of the peer port answers.
+ * change, the list that /members of the peer port answers, and the record of a downgrade.
  *
  *     {"id":3751265251792375925,"peerURLs":["http://127.0.0.1:2380"],"isLearner":true,
  *      "name":"a","clientURLs":["http://127.0.0.1:2379"]}       (in one line)
@@ -29,3 +29,7 @@ void member_json_list(struct buf *out, const struct member_list *list);
 int member_json_parse(struct bytes text, struct member *ret, bool *ret_is_promotion);
 /* In the order in which they came. Free with member_list_deinit(). */
 int member_json_list_parse(struct bytes text, struct member_list *ret);
+
+/* {"target-version":"3.6.0","enabled":true} */
+void member_json_downgrade(struct buf *out, const struct downgrade *downgrade);
+int member_json_downgrade_parse(struct bytes text, struct downgrade *ret);

@@ -248,6 +248,30 @@ static void test_one(void **state)
                      MEMBER_JSON_E_INVALID);
 }
 
+/* etcd's own record, as it lies in its files. */
+static void test_downgrade(void **state)
+{
+    static const char *const records[] = {"{\"target-version\":\"3.6.0\",\"enabled\":true}",
+                                          "{\"target-version\":\"\",\"enabled\":false}"},
+                             *const refused[] = {"", "[]", "{\"target-version\":3}",
+                                                 "{\"target-version\":\"1234567890123456\"}",
+                                                 "{\"enabled\":1}"};
+
+    for (size_t i = 0; i < 2; i++) {
+        _cleanup_(buf_deinit) struct buf out = BUF_NULL;
+        struct downgrade d;
+        assert_int_equal(member_json_downgrade_parse(bytes_str(records[i]), &d), 0);
+        assert_true(d.enabled == (i == 0) && (d.target[0] != '\0') == (i == 0));
+        member_json_downgrade(&out, &d);
+        assert_string_equal(buf_cstr(&out), records[i]);
+    }
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        struct downgrade d;
+        assert_int_equal(member_json_downgrade_parse(bytes_str(refused[i]), &d),
+                         MEMBER_JSON_E_INVALID);
+    }
+}
+
 /* A text of any of these characters, of Go's special ones and of some beyond ASCII. */
 static char *random_text(struct rng *rng, struct arena *arena)
 {
@@ -318,10 +342,11 @@ static void test_round_trip(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_json),    cmocka_unit_test(test_json_strings),
-        cmocka_unit_test(test_golden),  cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_one),     cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_json),       cmocka_unit_test(test_json_strings),
+        cmocka_unit_test(test_golden),     cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_one),        cmocka_unit_test(test_downgrade),
+        cmocka_unit_test(test_round_trip),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

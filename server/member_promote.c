@@ -8,12 +8,12 @@
  *      |                                                   no:  POST /members/promote/<id> to the
  *      +------------- no leader, no answer ----------------     leader -> its answer is ours
  *
- * The request waits in the wait table all the while, and may be gone at any moment (time-out, client,
- * stop); the promotion knows its id only, and ends when it finds it gone.
+ * The request waits in the wait table all the while, and may be gone at any moment (time-out,
+ * client, stop); the promotion knows its id only, and ends when it finds it gone.
  *
  * Invariants:
- *   (I1) a promotion is in one hand: the caller's, the list of those that wait for a tick, raft's (a
- *        task) or the transport's (a fetch). Whoever has it passes it on or ends it.
+ *   (I1) a promotion is in one hand: the caller's, the list of those that wait for a tick, raft's
+ *        (a task) or the transport's (a fetch). Whoever has it passes it on or ends it.
  *   (I2) a proposal is made once.
  *
  * Thread: any; the list under its mutex.
@@ -32,10 +32,6 @@
 #include "server/member_json.h"
 #include "server/peer_door.h"
 #include "server/server_metrics.h"
-
-#define NOT_FOUND_TEXT "membership: ID not found"
-#define NOT_LEARNER_TEXT "membership: can only promote a learner member"
-#define NOT_READY_TEXT "etcdserver: can only promote a learner member which is in sync with leader"
 
 enum { PROMOTIONS_MAX = 64, APPLIED_WAIT_MS = 1000, PATH_BYTES_MAX = 48 };
 
@@ -149,9 +145,9 @@ static enum outcome refusal(const struct promotion *p)
 {
     if (p->fetch.status == 404)
         return OUTCOME_MEMBER_NOT_FOUND;
-    if (p->fetch.status == 412 && says(p, NOT_READY_TEXT))
+    if (p->fetch.status == 412 && says(p, PROMOTE_NOT_READY_TEXT))
         return OUTCOME_LEARNER_NOT_READY;
-    if (p->fetch.status == 412 && says(p, NOT_LEARNER_TEXT))
+    if (p->fetch.status == 412 && says(p, PROMOTE_NOT_LEARNER_TEXT))
         return OUTCOME_MEMBER_NOT_LEARNER;
     return OUTCOME_OK;
 }
@@ -327,54 +323,4 @@ void promotions_tick(struct promotions *all)
         next = p->next;
         go_on(p);
     }
-}
-
-/* ---- /members/promote of the peer port ---- */
-
-static void append_list(struct buf *out, const Etcdserverpb__MemberPromoteResponse *r)
-{
-    struct member_list list = {0};
-
-    for (size_t i = 0; i < r->n_members; i++) {
-        const Etcdserverpb__Member *m = r->members[i];
-        member_list_add(&list, (struct member){.id = m->id,
-                                               .peer_urls = m->peerurls,
-                                               .n_peer_urls = m->n_peerurls,
-                                               .is_learner = m->islearner,
-                                               .name = m->name,
-                                               .client_urls = m->clienturls,
-                                               .n_client_urls = m->n_clienturls});
-    }
-    member_json_list(out, &list);
-    free(list.items);
-}
-
-static int refusal_status(enum outcome outcome, struct buf *body)
-{
-    switch (outcome) {
-    case OUTCOME_MEMBER_NOT_FOUND: buf_append_str(body, NOT_FOUND_TEXT "\n"); return 404;
-    case OUTCOME_MEMBER_NOT_LEARNER: buf_append_str(body, NOT_LEARNER_TEXT "\n"); return 412;
-    case OUTCOME_LEARNER_NOT_READY: buf_append_str(body, NOT_READY_TEXT "\n"); return 412;
-    default: buf_append_str(body, "{\"message\":\"Internal Server Error\"}"); return 500;
-    }
-}
-
-int server_peer_promote_answer(const struct request *request, enum outcome outcome,
-                               struct buf *body, bool *ret_json)
-{
-    struct bytes response = buf_bytes(&request->response);
-    Etcdserverpb__MemberPromoteResponse *r = NULL;
-    int status;
-
-    if (outcome == OUTCOME_OK)
-        r = etcdserverpb__member_promote_response__unpack(NULL, response.len, response.data);
-    if (!r) {
-        status = refusal_status(outcome, body);
-        *ret_json = status == 500;
-        return status;
-    }
-    append_list(body, r);
-    etcdserverpb__member_promote_response__free_unpacked(r, NULL);
-    *ret_json = true;
-    return 200;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * etcd's rules for changes of members, looked at before anything is proposed: with
- * --strict-reconfig-check none may leave the cluster without a quorum of started, connected members.
- * Pure functions over a copy of the table. Thread: any.
+ * --strict-reconfig-check none may leave the cluster without a quorum of started, connected
+ * members. Pure functions over a copy of the table. Thread: any.
  */
 #pragma once
 

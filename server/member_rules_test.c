@@ -2,8 +2,9 @@
 /*
  * The rules before a change of members, as tables: each row is a cluster, one letter a member.
  *
- *   S  started and connected for long   n  started, connected for just 5 s   d  started, not connected
- *   u  never started, not connected     l  a learner, started and connected
+ *   S  started and connected for long      n  started, connected for just 5 s
+ *   d  started, not connected              u  never started, not connected
+ *   l  a learner, started and connected
  *
  * The first is this member itself.
  */

@@ -111,8 +111,8 @@ static void test_add_and_reload(void **state)
 }
 
 /*
- * A script of changes, each with what it must come to: the rules of section 6.2 of the peer protocol,
- * line by line.
+ * A script of changes, each with what it must come to: the rules of section 6.2 of the peer
+ * protocol, line by line.
  */
 struct step {
     Raftpb__ConfChangeType type;
@@ -220,7 +220,7 @@ static void test_keeps(void **state)
                       "\"clientURLs\":[\"http://c:1\"]}\n");
 }
 
-/* Raft goes by the type of the change, the table by its context: etcd's own do, when they differ. */
+/* Raft goes by the type of the change, the table by its context, as etcd's do when they differ. */
 static void test_type_and_context(void **state)
 {
     struct fixture *f = *state;
@@ -322,6 +322,15 @@ static void apply_downgrade(struct fixture *f, bool enabled, const char *version
     reopen(f);
 }
 
+static void assert_damaged_downgrade(struct fixture *f, const char *record)
+{
+    struct buf key = BUF_NULL;
+
+    schema_meta(&key, "downgrade");
+    assert_damaged(f, buf_bytes(&key), bytes_str(record));
+    buf_deinit(&key);
+}
+
 static void test_downgrade(void **state)
 {
     struct fixture *f = *state;
@@ -338,6 +347,7 @@ static void test_downgrade(void **state)
     apply_downgrade(f, false, "ignored", 0);
     members_downgrade(f->table, &d);
     assert_false(d.enabled || d.target[0]);
+    assert_damaged_downgrade(f, "3.6.0");
 }
 
 /* ---- a member that joins ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Do two lists of URLs mean the same? As etcd sees it: as texts, in any order, else by the addresses
- * of their hosts. Thread: the composition root's; blocks while it resolves names.
+ * Do two lists of URLs mean the same? As etcd sees it: as texts, in any order, else by the
+ * addresses of their hosts. Thread: the composition root's; blocks while it resolves names.
  */
 #pragma once
 

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Versions (see version.h). Thread: any. */
+/*
+ * Versions (see version.h): reading and comparing them. No state; a number has four digits at most.
+ *
+ * Thread: any.
+ */
 #include "server/version.h"
 
 #include <ctype.h>

@@ -172,6 +172,18 @@ void db_mem_forget(void)
     }
 }
 
+void db_mem_wipe(const char *prefix)
+{
+    for (struct db **p = &disk, *db; (db = *p);) {
+        if (strncmp(db->path, prefix, strlen(prefix)) != 0) {
+            p = &db->next;
+            continue;
+        }
+        *p = db->next;
+        store_free(db);
+    }
+}
+
 static int checkpoint_load(struct db *db, const char *path);
 
 int db_open(struct db **ret, const struct db_options *options, char **ret_error)

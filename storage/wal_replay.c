@@ -51,12 +51,11 @@ static void replay_discard_from(struct wal_replay *p, uint64_t index)
     }
 }
 
-/* Only what is committed, and so never overwritten, goes from the front. */
+/* From the front. If one of those is overwritten later, the term at keep_above is seen again. */
 static void replay_trim(struct wal_replay *p, uint64_t bytes_max)
 {
-    uint64_t last = p->applied < p->hard_state.commit ? p->applied : p->hard_state.commit;
     size_t n = 0;
-    while (n < p->n_entries && p->applied_bytes > bytes_max && p->entries[n].index <= last) {
+    while (n < p->n_entries && p->applied_bytes > bytes_max) {
         struct raft_entry *e = &p->entries[n++];
         p->applied_bytes -= replay_weight(p, e);
         p->keep_above = e->index;

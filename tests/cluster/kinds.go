@@ -6,6 +6,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,16 +45,21 @@ func newRand(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 11))
 }
 
-// mode is etcd, cairn, mixed or a list.
+// mode is etcd, cairn, mixed or a list. Where nothing is said it is cairn, or etcd if there is no Cairn.
 func mode() string {
-	if *kindsFlag == "" {
-		return string(harness.Etcd)
+	switch {
+	case *kindsFlag != "":
+		return *kindsFlag
+	case os.Getenv("CAIRN_BIN") != "":
+		return string(harness.Cairn)
 	}
-	return *kindsFlag
+	return string(harness.Etcd)
 }
 
-// mixed says whether members of both kinds may meet.
-func mixed() bool { return mode() != string(harness.Etcd) && mode() != string(harness.Cairn) }
+// mixed says whether members of both kinds may meet; where nothing is said they do in the tests that are about it.
+func mixed() bool {
+	return mode() != string(harness.Etcd) && (mode() != string(harness.Cairn) || *kindsFlag == "")
+}
 
 // kindsFor returns the kinds of the members of a cluster of some size.
 func kindsFor(rng *rand.Rand, size int) []harness.Kind {
@@ -63,6 +69,9 @@ func kindsFor(rng *rand.Rand, size int) []harness.Kind {
 			list = append(list, harness.Kind(names[i%len(names)]))
 		}
 		return list
+	}
+	if mode() == string(harness.Cairn) {
+		return slices.Repeat([]harness.Kind{harness.Cairn}, size)
 	}
 	first := rng.IntN(2)
 	for i := range size {
@@ -88,5 +97,8 @@ func asAll(kinds ...harness.Kind) (list []harness.Kind) {
 
 // anyKind is for a member that takes another's place.
 func anyKind(rng *rand.Rand) harness.Kind {
+	if mode() == string(harness.Cairn) {
+		return harness.Cairn
+	}
 	return as([]harness.Kind{harness.Etcd, harness.Cairn}[rng.IntN(2)])
 }

@@ -118,6 +118,10 @@ static void op_start(void *arg)
 {
     struct op *op = arg;
 
+    if (server_is_learner(op->server) && !(op->kind == OP_RANGE && op->serializable)) {
+        op_end(op, OUTCOME_LEARNER_UNSUPPORTED); /* as api/ does */
+        return;
+    }
     op->waiting = true;
     if (op->kind == OP_WRITE) {
         server_submit(op->server, &op->request);
@@ -167,7 +171,7 @@ static void op_impatient(void *arg)
 {
     struct op *op = arg;
 
-    if (!op->done && op->machine->lives == op->life && machine_is_up(op->machine))
+    if (!op->done && op->machine->lives == op->life && machine_serves(op->machine))
         machine_call(op->machine, op_cancel, op);
 }
 
@@ -196,10 +200,10 @@ static struct machine *choose_machine(struct client *c)
 {
     struct machine *m = c->machine;
 
-    if (m && machine_is_up(m) && rng_below(&c->rng, STICKY_ONE_IN) != 0)
+    if (machine_serves(m) && rng_below(&c->rng, STICKY_ONE_IN) != 0)
         return m;
     m = world.machines[1 + rng_below(&c->rng, world.n_machines)];
-    return m && machine_is_up(m) ? m : NULL;
+    return machine_serves(m) ? m : NULL;
 }
 
 static void client_turn(void *arg)

@@ -305,6 +305,12 @@ bool disk_has(struct disk *d, const char *path)
     return names_find(&d->seen, path) != NULL;
 }
 
+void disk_drop(struct disk *d, const char *path)
+{
+    names_drop(&d->seen, path);
+    names_drop(&d->durable, path);
+}
+
 struct disk_space disk_room(struct disk *d)
 {
     return (struct disk_space){UINT64_C(1) << 40, d->free_bytes};
@@ -514,6 +520,8 @@ int file_remove(const char *path)
     struct name *name = names_find(&d->seen, path);
     if (!name)
         return -ENOENT;
+    if (!name->inode)
+        return -EISDIR;
     changes_add(&d->pending, &d->seen, path, NULL, name->inode);
     return 0;
 }

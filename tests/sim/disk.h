@@ -54,6 +54,8 @@ void disk_reboot(struct disk *d, enum disk_end end);
 bool disk_flip(struct disk *d, const char *dir);
 
 bool disk_has(struct disk *d, const char *path); /* a file or directory */
+/* Removes a directory with all that is in it, at once and for ever. */
+void disk_drop(struct disk *d, const char *path);
 struct disk_space disk_room(struct disk *d);
 /* What disk_room() says is free; UINT64_MAX: plenty. Writes that need more fail. */
 void disk_set_free(struct disk *d, uint64_t bytes);

@@ -86,6 +86,16 @@ static bool is_below(const char *path, const char *dir)
     return strncmp(path, dir, len) == 0 && path[len] == '/';
 }
 
+void names_drop(struct names *n, const char *dir)
+{
+    for (size_t i = 0; i < n->len;) {
+        if (strcmp(n->items[i].path, dir) == 0 || is_below(n->items[i].path, dir))
+            names_remove(n, &n->items[i]);
+        else
+            i++;
+    }
+}
+
 static void rename_directory(struct names *n, const char *from, const char *to)
 {
     size_t len = strlen(from);

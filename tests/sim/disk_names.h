@@ -26,6 +26,7 @@ struct names {
 
 struct name *names_find(const struct names *n, const char *path);
 void names_put(struct names *n, const char *path, struct inode *inode); /* takes a reference */
+void names_drop(struct names *n, const char *dir); /* with all that is below it */
 void names_clear(struct names *n);
 void names_deinit(struct names *n);
 void names_copy(struct names *to, const struct names *from);

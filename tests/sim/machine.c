@@ -7,8 +7,10 @@
  *      ^                           |                           |                          |
  *      +-------- process dies, or server_stop() is done -------+--------------------------+
  *
+ * A machine whose member was removed, or refuses to start because its disk is damaged, is RETIRED.
+ *
  * A process dies by the nemesis (machine_crash), at a boundary of its disk, or by abort(), which it
- * may only do after an error of its disk or when it was removed.
+ * may only do after an error of its disk.
  *
  * Thread: the only one.
  */
@@ -23,9 +25,14 @@
 #include "storage/db_mem.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
+#include "tests/sim/conf.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
+#include "tests/sim/operator.h"
 #include "tests/sim/system.h"
+
+enum { READY_POLL_MS = 100 };
+#define POLL_NS (100 * MILLISECOND)
 
 static void died(struct process *p);
 
@@ -45,6 +52,7 @@ struct machine *machine_new(unsigned number)
     *disk_faults(m->disk) = world.o.disk;
     network_attach(m);
     world.machines[number] = m;
+    m->state = MACHINE_DOWN;
     if (number > world.n_machines)
         world.n_machines = number;
     return m;
@@ -64,19 +72,16 @@ void machines_free(void)
     world.n_machines = 0;
 }
 
-struct machine *machine_of(struct process *p)
-{
-    return p ? p->owner : NULL;
-}
-
 struct machine *machine_current(void)
 {
-    return machine_of(kernel_process());
+    struct process *p = kernel_process();
+
+    return p ? p->owner : NULL;
 }
 
 /* ---- configuration ---- */
 
-void machine_configure(struct machine *m, const char *initial, bool existing)
+void machine_configure(struct machine *m, const char *initial, bool joins)
 {
     char *no_environ[] = {NULL};
     int exit_code;
@@ -89,7 +94,7 @@ void machine_configure(struct machine *m, const char *initial, bool existing)
         mem_printf("--listen-client-urls=http://10.0.0.%u:2379", m->number),
         mem_printf("--advertise-client-urls=http://10.0.0.%u:2379", m->number),
         mem_printf("--initial-cluster=%s", initial),
-        mem_printf("--initial-cluster-state=%s", existing ? "existing" : "new"),
+        mem_printf("--initial-cluster-state=%s", joins ? "existing" : "new"),
         mem_printf("--heartbeat-interval=%u", world.o.heartbeat_ms),
         mem_printf("--election-timeout=%u", world.o.election_ms),
         mem_printf("--pre-vote=%s", world.o.pre_vote ? "true" : "false"),
@@ -100,7 +105,9 @@ void machine_configure(struct machine *m, const char *initial, bool existing)
     };
     int n = (int)(sizeof(args) / sizeof(*args)) - 1;
 
-    check(!m->has_config);
+    if (m->has_config)
+        config_deinit(&m->config);
+    m->joins = joins;
     check(config_parse(n, args, no_environ, &m->config, &exit_code) == CONFIG_RUN);
     m->config.warning_apply_duration_ns = INT64_MAX;
     m->has_config = true;
@@ -113,8 +120,8 @@ void machine_configure(struct machine *m, const char *initial, bool existing)
 static void end_life(struct machine *m)
 {
     m->server = NULL;
+    m->serves = false;
     m->raft = NULL;
-    m->wal = NULL;
     m->killed = false;
     m->wants_stop = false;
     m->inside = 0;
@@ -134,7 +141,7 @@ static void stores_crash(struct machine *m)
 /* It ended by abort(): was there a reason? */
 static bool may_give_up(const struct machine *m)
 {
-    return m->damaged || m->removed || disk_errors(m->disk) > m->errors_at_start;
+    return m->damaged || disk_errors(m->disk) > m->errors_at_start;
 }
 
 static void died(struct process *p)
@@ -145,12 +152,12 @@ static void died(struct process *p)
             "%s: %s", m->name, system_last_words());
     trace2("m%lu died, life %lu", m->number, m->lives);
     clients_lose(m);
+    operator_lose(m);
     stores_crash(m);
     disk_reboot(m->disk, m->killed ? m->end : DISK_KILL);
     check_member_died(m);
     end_life(m);
-    if (m->state == MACHINE_DOWN)
-        nemesis_restart(m);
+    nemesis_restart(m);
 }
 
 /* The end of the process in good order. */
@@ -161,17 +168,51 @@ static void exited(struct machine *m)
     process_kill(&m->process);
 }
 
+static bool is_removed(const struct machine *m)
+{
+    return m->member_id != 0 && conf_is_removed(m->member_id);
+}
+
 static void refused(struct machine *m)
 {
     trace1("m%lu refused to start", m->number);
-    require(m->damaged || m->removed || disk_errors(m->disk) > m->errors_at_start,
+    require(m->damaged || m->joins || is_removed(m) ||
+                disk_errors(m->disk) > m->errors_at_start,
             "a member refused to start", "%s: %s", m->name, system_last_words());
-    if (m->damaged || m->removed)
-        machine_retire(m);
+    if (m->damaged)
+        m->state = MACHINE_RETIRED;
     exited(m);
 }
 
-static void start_main(void *arg)
+/* ---- what server/main.c does ---- */
+
+static void wait_end(struct machine *m, struct server *s)
+{
+    while (!m->wants_stop && !server_is_removed(s))
+        fiber_wait(&m->wants_stop, POLL_NS);
+    if (m->wants_stop)
+        return;
+    require(is_removed(m), "only removed members end", "%s", m->name);
+    m->state = MACHINE_RETIRED;
+}
+
+static void stop(struct machine *m, struct server *s)
+{
+    m->serves = false;
+    if (m->state == MACHINE_UP)
+        m->state = MACHINE_STOPPING;
+    trace1("m%lu stops", m->number);
+    server_release_waiting(s);
+    server_drain(s);
+    m->server = NULL;
+    network_stop(m);
+    while (m->inside > 0)
+        fiber_sleep(MILLISECOND);
+    server_stop(s);
+    trace1("m%lu stopped", m->number);
+}
+
+static void main_thread(void *arg)
 {
     struct machine *m = arg;
     struct server *s;
@@ -181,10 +222,14 @@ static void start_main(void *arg)
         refused(m); /* does not return */
     m->server = s;
     m->state = MACHINE_UP;
+    m->joins = false;
     trace1("m%lu is up", m->number);
-    check_member_started(m);
-    if (m->wants_stop)
-        machine_stop(m);
+    while (!server_wait_ready(s, READY_POLL_MS) && !m->wants_stop && !server_is_removed(s))
+        ;
+    m->serves = !m->wants_stop && !server_is_removed(s);
+    wait_end(m, s);
+    stop(m, s);
+    exited(m);
 }
 
 void machine_start(struct machine *m)
@@ -194,14 +239,18 @@ void machine_start(struct machine *m)
     m->lives++;
     m->state = MACHINE_STARTING;
     m->errors_at_start = disk_errors(m->disk);
+    if (m->joins) {
+        _cleanup_(mem_freep) char *initial = conf_text(conf_now());
+        machine_configure(m, initial, true);
+    }
     trace2("m%lu starts, life %lu", m->number, m->lives);
     process_start(&m->process);
-    fiber_new(&m->process, start_main, m);
+    fiber_new(&m->process, main_thread, m);
 }
 
 void machine_crash(struct machine *m, enum disk_end end)
 {
-    if (!m->process.alive)
+    if (!m || !m->process.alive)
         return;
     trace2("m%lu is killed, power %lu", m->number, end == DISK_POWER);
     m->killed = true;
@@ -209,36 +258,27 @@ void machine_crash(struct machine *m, enum disk_end end)
     process_kill(&m->process);
 }
 
-static void stop_main(void *arg)
-{
-    struct machine *m = arg;
-    struct server *s = m->server;
-
-    m->server = NULL;
-    server_release_waiting(s);
-    server_drain(s);
-    while (m->inside > 0)
-        fiber_sleep(MILLISECOND);
-    server_stop(s);
-    trace1("m%lu stopped", m->number);
-    exited(m);
-}
-
 void machine_stop(struct machine *m)
 {
-    if (m->state == MACHINE_STARTING)
-        m->wants_stop = true;
-    if (m->state != MACHINE_UP)
+    if (!m->process.alive)
         return;
-    m->state = MACHINE_STOPPING;
-    trace1("m%lu stops", m->number);
-    fiber_new(&m->process, stop_main, m);
+    m->wants_stop = true;
+    fiber_wake(&m->process, &m->wants_stop, true);
 }
 
-void machine_retire(struct machine *m)
+void machine_wipe(struct machine *m)
 {
-    trace1("m%lu is no more", m->number);
-    m->state = MACHINE_RETIRED;
+    char prefix[16];
+
+    check(!m->process.alive);
+    trace1("m%lu is a new machine", m->number);
+    snprintf(prefix, sizeof(prefix), "/%u/", m->number);
+    disk_wipe(m->disk);
+    db_mem_wipe(prefix);
+    check_member_forget(m);
+    m->member_id = 0;
+    m->damaged = false;
+    m->state = MACHINE_DOWN;
 }
 
 struct call_in {

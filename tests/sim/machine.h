@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A machine: a disk, an address, and the process of a member that is started, stopped, killed and
- * started again on it. server_start() and all the threads are production's.
+ * started again on it. What the process does is what server/main.c does, with server_start() and all
+ * the threads behind it.
  */
 #pragma once
 
@@ -36,18 +37,18 @@ struct machine {
     bool has_config;
     enum machine_state state;
     unsigned lives;
+    bool joins;              /* its first start asks the others, and may be refused */
     bool damaged;            /* a bit was flipped: it may refuse to start */
     bool killed;             /* by us: its death needs no other reason */
     enum disk_end end;       /* then: how */
-    bool removed;            /* from the cluster: may stop by itself */
     bool wants_stop;
     uint64_t errors_at_start; /* of the disk */
     unsigned inside;          /* calls that run in it */
 
     /* Of this life; NULL if not there. */
-    struct server *server;
+    struct server *server; /* open to other members */
+    bool serves;           /* open to clients, too */
     struct raft *raft;
-    struct wal *wal;
     struct open_store stores[MACHINE_STORES_MAX];
     uint64_t member_id; /* known since the first start */
 
@@ -57,21 +58,20 @@ struct machine {
 struct machine *machine_new(unsigned number);
 void machines_free(void);
 struct machine *machine_current(void); /* whose fiber runs; NULL: outside */
-struct machine *machine_of(struct process *p);
-static inline bool machine_is_up(const struct machine *m)
+static inline bool machine_serves(const struct machine *m)
 {
-    return m->state == MACHINE_UP;
+    return m && m->state == MACHINE_UP && m->serves;
 }
 
-/* initial: the text of --initial-cluster; existing: it joins. */
-void machine_configure(struct machine *m, const char *initial, bool existing);
+/* initial: the text of --initial-cluster; joins: the cluster exists. */
+void machine_configure(struct machine *m, const char *initial, bool joins);
 void machine_start(struct machine *m);
 /* Kills the process; it may be started again after it. */
 void machine_crash(struct machine *m, enum disk_end end);
 /* An orderly stop, in a while. */
 void machine_stop(struct machine *m);
-/* The member is no more. */
-void machine_retire(struct machine *m);
+/* A new, empty machine at the old address. */
+void machine_wipe(struct machine *m);
 /* Runs run(arg) on a thread of the process, which must be alive; it never waits for anything but
  * locks. An orderly stop waits for its end. */
 void machine_call(struct machine *m, void (*run)(void *arg), void *arg);

@@ -16,8 +16,10 @@
 #include "base/mem.h"
 #include "server/server_private.h"
 #include "tests/sim/checks.h"
+#include "tests/sim/conf.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/network.h"
+#include "tests/sim/operator.h"
 
 struct fault {
     const char *name;
@@ -27,7 +29,11 @@ struct fault {
 
 static struct machine *any_machine(void)
 {
-    return world.machines[1 + rng_below(&world.rng, world.n_machines)];
+    struct machine *m = NULL;
+
+    while (!m)
+        m = world.machines[between(1, world.n_machines)];
+    return m;
 }
 
 /* ---- members ---- */
@@ -37,11 +43,15 @@ static void start_again(void *arg)
     machine_start(arg);
 }
 
+/* A removed member comes back with its old data now and then. */
 void nemesis_restart(struct machine *m)
 {
     uint64_t down_ns = world.phase == PHASE_CHAOS ? world.o.down_ns_max : 10 * MILLISECOND;
 
-    kernel_after(between(0, down_ns), start_again, m);
+    if (m->state == MACHINE_RETIRED && !m->damaged && world.phase == PHASE_CHAOS && one_in(3))
+        m->state = MACHINE_DOWN;
+    if (m->state == MACHINE_DOWN)
+        kernel_after(between(0, down_ns), start_again, m);
 }
 
 static void strike_crash(void)
@@ -188,7 +198,7 @@ static unsigned damaged(void)
     unsigned n = 0;
 
     for (unsigned i = 1; i <= world.n_machines; i++)
-        n += world.machines[i]->damaged;
+        n += world.machines[i] && world.machines[i]->damaged;
     return n;
 }
 
@@ -218,7 +228,7 @@ static void strike_make_room(void)
 {
     struct machine *m = any_machine();
 
-    if (machine_is_up(m))
+    if (m->server)
         machine_call(m, make_room_main, m);
 }
 
@@ -277,15 +287,20 @@ void nemesis_heal(void)
 {
     struct disk_faults quick = {.sync_ns_min = 100 * MICROSECOND, .sync_ns_max = MILLISECOND};
 
+    world.o.disk = quick;
     network_heal();
     network_calm();
     for (unsigned i = 1; i <= world.n_machines; i++) {
         struct machine *m = world.machines[i];
+        if (!m)
+            continue;
         disk_arm(m->disk, 0, DISK_KILL);
         *disk_faults(m->disk) = quick;
-        world.o.disk = quick;
         process_clock_rate(&m->process, 1000000);
         process_resume(&m->process);
+        if (!conf_of_machine(conf_now(), m->number))
+            continue; /* removed: what it does is no matter any more */
         machine_start(m);
     }
+    operator_settle();
 }

@@ -18,6 +18,7 @@
 #include "raft/log.h"
 #include "server/peer_door.h"
 #include "tests/sim/checks.h"
+#include "tests/sim/conf.h"
 
 
 #define SNAPSHOT_OVERDUE_NS (5 * SECOND)
@@ -37,6 +38,7 @@ struct parcel {
     unsigned from_life;
     struct server *server; /* of the receiver, when it arrives */
     /* A snapshot. */
+    struct list link;                   /* in those under way */
     struct transport_snapshot *sending; /* the sender's, while it lives */
     unsigned refs;                      /* its way, and the watch over it */
     bool answered;
@@ -47,6 +49,8 @@ static struct {
     struct rng rng;
     struct link links[MACHINES_MAX + 1][MACHINES_MAX + 1];
     bool calm;
+    struct list snapshots; /* that wait for an answer */
+    struct list errands;
     struct network_counts counts;
 } net;
 
@@ -56,6 +60,8 @@ void network_init(uint64_t seed)
 {
     memset(&net, 0, sizeof(net));
     rng_init(&net.rng, seed);
+    list_init(&net.snapshots);
+    list_init(&net.errands);
 }
 
 void network_attach(struct machine *m)
@@ -169,7 +175,7 @@ static void deliver(void *arg)
 {
     struct parcel *p = arg;
 
-    if (!network_reaches(p->from, p->to) || p->to->state != MACHINE_UP) {
+    if (!network_reaches(p->from, p->to)) {
         net.counts.lost++;
         parcel_free(p);
         return;
@@ -201,12 +207,10 @@ static void dispatch(struct parcel *p)
     kernel_after(at - kernel_now(), deliver, p);
 }
 
+/* Where that member is or was: another one may live there now. */
 static struct machine *machine_with(uint64_t member_id)
 {
-    for (unsigned i = 1; i <= world.n_machines; i++)
-        if (world.machines[i] && world.machines[i]->member_id == member_id)
-            return world.machines[i];
-    return NULL;
+    return world.machines[conf_number(member_id)];
 }
 
 struct failure {
@@ -270,8 +274,10 @@ static void send(struct transport *t, const struct raft_message *messages, size_
 
 static void snapshot_unref(struct parcel *p)
 {
-    if (--p->refs == 0)
-        parcel_free(p);
+    if (--p->refs > 0)
+        return;
+    list_remove(&p->link);
+    parcel_free(p);
 }
 
 static void snapshot_told(void *arg)
@@ -290,6 +296,7 @@ static void snapshot_answer(struct parcel *p, bool ok)
         return;
     }
     p->answered = true;
+    list_remove(&p->link);
     p->ok = ok;
     net.counts.snapshots += ok;
     net.counts.snapshots_lost += !ok;
@@ -297,6 +304,13 @@ static void snapshot_answer(struct parcel *p, bool ok)
         machine_call(p->from, snapshot_told, p);
     else
         snapshot_unref(p);
+}
+
+static void snapshot_answer_now(struct parcel *p)
+{
+    p->answered = true;
+    list_remove(&p->link);
+    p->sending->done(p->sending, false);
 }
 
 /* The connection breaks if the receiver dies, or takes too long. */
@@ -331,7 +345,7 @@ static void snapshot_arrives(void *arg)
 {
     struct parcel *p = arg;
 
-    if (!network_reaches(p->from, p->to) || p->to->state != MACHINE_UP || chance(world.o.drop_ppm))
+    if (!network_reaches(p->from, p->to) || chance(world.o.drop_ppm))
         snapshot_answer(p, false);
     else {
         p->server = p->to->server;
@@ -351,6 +365,7 @@ static void send_snapshot(struct transport *t, struct transport_snapshot *snapsh
     struct parcel *p = parcel_new(from, to, snapshot->message);
     p->sending = snapshot;
     p->refs = 2;
+    list_push(&net.snapshots, &p->link);
     kernel_after(SNAPSHOT_OVERDUE_NS, snapshot_overdue, p);
     kernel_after(latency() * (1 + rng_below(&net.rng, 8)), snapshot_arrives, p);
 }
@@ -379,6 +394,7 @@ static bool wants_tables(struct transport *t, uint64_t member_id)
 
 /* A request of one machine to another's peer port. */
 struct errand {
+    struct list link; /* in those that are not answered */
     struct transport_fetch *fetch;
     struct machine *from, *to;
     unsigned from_life;
@@ -394,8 +410,10 @@ static bool errand_lives(const struct errand *e)
 
 static void errand_unref(struct errand *e)
 {
-    if (--e->refs == 0)
-        free(e);
+    if (--e->refs > 0)
+        return;
+    list_remove(&e->link);
+    free(e);
 }
 
 static void errand_done(void *arg)
@@ -415,6 +433,7 @@ static void errand_back(void *arg)
         return;
     }
     e->answered = true;
+    list_remove(&e->link);
     machine_call(e->from, errand_done, e);
 }
 
@@ -466,8 +485,26 @@ static void fetch(struct transport *t, struct transport_fetch *f)
     e->from = container_of(t, struct machine, transport);
     e->from_life = e->from->lives;
     e->refs = 2;
+    list_push(&net.errands, &e->link);
     kernel_after(f->timeout_ms * MILLISECOND, errand_back, e);
     kernel_after(latency(), errand_arrives, e);
+}
+
+void network_stop(struct machine *m)
+{
+    list_for_each_safe(link, next, &net.snapshots) {
+        struct parcel *p = container_of(link, struct parcel, link);
+        if (p->from == m && p->from_life == m->lives)
+            snapshot_answer_now(p);
+    }
+    list_for_each_safe(link, next, &net.errands) {
+        struct errand *e = container_of(link, struct errand, link);
+        if (e->from != m || e->from_life != m->lives)
+            continue;
+        e->answered = true;
+        list_remove(&e->link);
+        e->fetch->done(e->fetch);
+    }
 }
 
 static const struct transport_ops ops = {

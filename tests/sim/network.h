@@ -10,6 +10,8 @@
 
 void network_init(uint64_t seed);
 void network_attach(struct machine *m);
+/* What m waits for ends without an answer, on its current thread. */
+void network_stop(struct machine *m);
 /* From one machine to another, that direction only. */
 void network_cut(unsigned from, unsigned to, bool cut);
 void network_heal(void);

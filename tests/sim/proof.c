@@ -12,6 +12,8 @@
 #include "server/server_private.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
+#include "tests/sim/conf.h"
+#include "tests/sim/operator.h"
 #include "tests/sim/truth.h"
 
 /* Some requests may be lost with what happened before; then their time must pass. */
@@ -19,9 +21,18 @@ enum { REQUEST_TIMEOUTS = 3, ELECTION_TIMEOUTS = 30, CONVERGE_S = 20 };
 
 static struct op *proofs[MACHINES_MAX + 1];
 
+/* To the configuration, and not lost for ever. */
 static bool belongs(const struct machine *m)
 {
-    return m && m->state != MACHINE_RETIRED;
+    return m && conf_find(conf_now(), m->member_id) &&
+           !(m->damaged && m->state == MACHINE_RETIRED);
+}
+
+static bool is_learner(const struct machine *m)
+{
+    const struct conf_member *c = conf_find(conf_now(), m->member_id);
+
+    return c && c->learner;
 }
 
 static uint64_t write_bound_ns(void)
@@ -58,7 +69,7 @@ static void prove(struct machine *m)
 {
     char key[8];
 
-    if (!machine_is_up(m) || (proofs[m->number] && !proofs[m->number]->done))
+    if (!machine_serves(m) || (proofs[m->number] && !proofs[m->number]->done))
         return;
     snprintf(key, sizeof(key), "k%02u", m->number);
     proofs[m->number] = op_new(m);
@@ -66,12 +77,27 @@ static void prove(struct machine *m)
     op_send(proofs[m->number]);
 }
 
+/* Of the members that the configuration has, each runs somewhere. */
+static bool all_there(void)
+{
+    const struct conf *c = conf_now();
+
+    for (unsigned i = 0; i < c->len; i++) {
+        const struct machine *m = world.machines[c->members[i].number];
+        if (!m || (m->member_id != c->members[i].id && !m->damaged))
+            return false;
+    }
+    return true;
+}
+
 static bool all_proven(void)
 {
-    bool all = true;
+    bool all = all_there();
+
+    operator_settle();
 
     for (unsigned i = 1; i <= world.n_machines; i++) {
-        if (!belongs(world.machines[i]) || is_proven(i))
+        if (!belongs(world.machines[i]) || is_learner(world.machines[i]) || is_proven(i))
             continue;
         all = false;
         prove(world.machines[i]);
@@ -83,7 +109,7 @@ static bool all_proven(void)
 
 static bool is_converged(const struct machine *m)
 {
-    return machine_is_up(m) && atomic_load(&m->server->state.applied) == truth_committed() &&
+    return machine_serves(m) && atomic_load(&m->server->state.applied) == truth_committed() &&
            truth_applied() == truth_committed();
 }
 
@@ -125,7 +151,7 @@ static void read_all(void)
             continue;
         machine_call(m, hash_main, m);
         proofs[i] = op_new(m);
-        op_make_range_all(proofs[i], m->number % 2);
+        op_make_range_all(proofs[i], m->number % 2 || is_learner(m));
         op_send(proofs[i]);
     }
 }

@@ -125,10 +125,23 @@ static uint64_t stored_applied(struct db *db)
 
 int __wrap_db_open(struct db **ret, const struct db_options *options, char **ret_error)
 {
-    int r = __real_db_open(ret, options, ret_error);
+    int r = dir_make(options->path); /* so that it is seen on the disk */
 
     if (r == 0)
+        r = __real_db_open(ret, options, ret_error);
+    if (r == 0)
         machine_store_opened(machine_current(), *ret, stored_applied(*ret));
+    return r;
+}
+
+int __real_db_remove(const char *path);
+
+int __wrap_db_remove(const char *path)
+{
+    int r = __real_db_remove(path);
+
+    if (r == 0)
+        disk_drop(disk_of(path), path);
     return r;
 }
 

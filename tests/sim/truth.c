@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "tests/sim/conf.h"
 #include "tests/sim/table.h"
 #include "tests/sim/trace.h"
 
@@ -25,6 +26,7 @@ void truth_init(void)
     memset(&truth, 0, sizeof(truth));
     truth.len = 1;
     model_init();
+    conf_init();
 }
 
 void truth_deinit(void)
@@ -35,6 +37,7 @@ void truth_deinit(void)
     table_deinit(&truth.requests);
     memset(&truth, 0, sizeof(truth));
     model_deinit();
+    conf_deinit();
 }
 
 uint64_t truth_committed(void)
@@ -117,6 +120,8 @@ static void apply_first(const struct raft_entry *entry)
     e->data = blob_ref(entry->data);
     e->mark = model_now(entry->index);
     truth.applied = entry->index;
+    if (entry->type != RAFT_ENTRY_NORMAL)
+        conf_apply(entry);
     if (entry->type != RAFT_ENTRY_NORMAL || blob_bytes(entry->data).len == 0)
         return;
     Etcdserverpb__InternalRaftRequest *q = decode(e);

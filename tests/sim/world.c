@@ -18,6 +18,7 @@
 #include "tests/sim/machine.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
+#include "tests/sim/operator.h"
 #include "tests/sim/proof.h"
 #include "tests/sim/system.h"
 #include "tests/sim/truth.h"
@@ -46,7 +47,7 @@ static void hash_turn(void *arg)
 {
     struct machine *m = world.machines[1 + rng_below(&world.rng, world.n_machines)];
 
-    if (m && machine_is_up(m))
+    if (machine_serves(m))
         machine_call(m, hash_main, m);
     if (world.phase == PHASE_CHAOS)
         kernel_after(between(0, 400 * MILLISECOND), hash_turn, NULL);
@@ -76,6 +77,7 @@ static void begin(const struct world_settings *settings)
     network_init(settings->seed);
     checks_init();
     clients_init();
+    operator_init();
 }
 
 static void end(void)
@@ -106,6 +108,7 @@ void world_run(const struct world_settings *settings)
     make_cluster();
     clients_start();
     nemesis_start();
+    operator_start();
     kernel_after(0, hash_turn, NULL);
     while (kernel_now() < world.o.chaos_ns)
         check(kernel_step());
