@@ -139,16 +139,20 @@ static int check_continuity(const struct bootstrap *b)
     return 0;
 }
 
-/* The hard state's commit is synced lazily, so the database may be ahead of it; then what is
- * applied was committed. */
-static void raise_commit(struct bootstrap *b)
+/* A hard state is written behind the entries of its term and its commit is synced lazily, so both
+ * may lag behind what else survived. What is applied was committed; in a term whose hard state was
+ * lost nothing was promised, because the sync had not come back. */
+static void raise_hard_state(struct bootstrap *b)
 {
-    struct raft_hard_state *hs = &b->recovery.hard_state;
+    struct wal_recovery *rec = &b->recovery;
+    struct raft_hard_state *hs = &rec->hard_state;
+    uint64_t last = rec->n_entries > 0 ? rec->entries[rec->n_entries - 1].term : 0;
+    uint64_t term = last > b->applied_term ? last : b->applied_term;
 
     if (hs->commit < b->applied)
         hs->commit = b->applied;
-    if (hs->term < b->applied_term)
-        hs->term = b->applied_term;
+    if (hs->term < term)
+        *hs = (struct raft_hard_state){.term = term, .commit = hs->commit};
 }
 
 /* The log goes on from a snapshot that the database has not taken yet. */
@@ -169,7 +173,7 @@ static int restart(struct bootstrap *b, const struct bootstrap_options *o)
 
     if (r != 0)
         return r;
-    raise_commit(b);
+    raise_hard_state(b);
     if (!b->recovery.clean)
         log_info("the last stop was not orderly; the tail of the log was rewritten",
                  LOG_U64("repaired-bytes", b->recovery.repaired_bytes));

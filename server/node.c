@@ -2,8 +2,8 @@
 /*
  * The raft worker (see node.h).
  *
- *   inbox -> raft_step() -> raft_ready() -> messages -> wal_append, one wal_sync -> durable messages
- *         -> PERSISTED -> committed -> apply
+ *   inbox -> raft_step() -> raft_ready() -> messages -> wal_append, one wal_sync
+ *         -> durable messages -> PERSISTED -> committed -> apply
  *
  * Invariants:
  *   (I1) nothing that promises durability leaves before wal_sync() has returned 0: the member's own
@@ -489,7 +489,8 @@ int node_turn(struct node *n, uint64_t now_ms)
     node_feed(n);
     while (r == 0 && raft_has_ready(n->raft)) {
         r = act(n);
-        node_feed(n);
+        if (r == 0)
+            node_feed(n);
     }
     settle_received(n, NULL);
     if (r < 0)

@@ -366,6 +366,35 @@ static void test_released_log(void **state)
     box_free(b);
 }
 
+/* ---- a write that a power loss has cut ---- */
+
+static void live_two(struct box *b, struct report *report, int arg);
+
+/* Behind the entries of a new term, before its hard state (the simulator's seed 17753). */
+static void test_cut_before_hard_state(void **state)
+{
+    char *dir = test_dir_new(), *path = mem_printf("%s/data/member/wal", dir);
+    struct report report = crash(dir, LIFE_TWO, 0);
+    struct wal_options options = {.dir = path, .applied_index = report.flushed};
+    struct wal_recovery recovery;
+    struct wal *wal;
+
+    assert_int_equal(wal_open(&wal, &options, &recovery), 0);
+    struct raft_entry entry = {.term = recovery.hard_state.term + 3, .index = report.applied + 1};
+    assert_int_equal(wal_append(wal, NULL, &entry, 1), 0);
+    assert_int_equal(wal_sync(wal), 0);
+    wal_abandon(wal);
+    wal_recovery_deinit(&recovery);
+
+    struct box *b = box_new(dir);
+    box_open(b);
+    box_run(b);
+    assert_int_equal(box_put(b, "k", "after"), OUTCOME_OK);
+    assert_true(atomic_load(&b->s->state.term) > entry.term);
+    free(path);
+    box_free(b);
+}
+
 /* ---- what must be refused ---- */
 
 static void live_two(struct box *b, struct report *report, int arg)
@@ -423,9 +452,10 @@ _Noreturn static void child(char **argv)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_last_entries),      cmocka_unit_test(test_random_lives),
-        cmocka_unit_test(test_crashes_in_replay), cmocka_unit_test(test_released_log),
-        cmocka_unit_test(test_missing_log),       cmocka_unit_test(test_used_directory),
+        cmocka_unit_test(test_last_entries),          cmocka_unit_test(test_random_lives),
+        cmocka_unit_test(test_crashes_in_replay),     cmocka_unit_test(test_released_log),
+        cmocka_unit_test(test_missing_log),           cmocka_unit_test(test_used_directory),
+        cmocka_unit_test(test_cut_before_hard_state),
     };
     log_level_min = LOG_ERROR;
     if (argc == 5)
