@@ -102,8 +102,8 @@ void call_submit(struct call *call, enum request_kind kind);
 /* The same with a payload of the handler's own, which must live as long as the call (its arena). */
 void call_submit_payload(struct call *call, enum request_kind kind, struct bytes payload);
 
-/* A request that goes to the server by another way, which submit() knows; it is finished and answered
- * as others are. */
+/* A request that goes to the server by another way, which submit() knows; it is finished and
+ * answered as others are. */
 void call_submit_by(struct call *call, enum request_kind kind, void (*submit)(struct call *call));
 
 struct call_read_options {

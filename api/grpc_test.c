@@ -615,7 +615,8 @@ static void expect_token(const char *want)
     assert_string_equal(have, want);
 }
 
-/* A learner answers reads that ask nobody, and its status. That comes before what the metadata say. */
+/* A learner answers reads that ask nobody, and its status. That comes before what the metadata
+ * say. */
 static void test_learner(void **state)
 {
     static const char refused[] = "etcdserver: rpc not supported for learner";

@@ -311,6 +311,20 @@ static void a_stream_begins_at_once_and_has_link_heartbeats(void **state)
     ask(n, STREAM_GET("message"), STREAM_OK "0000000a\r\n");
 }
 
+static void link_heartbeats_go_on(void **state)
+{
+    static const char beat[] = "00000001\r\n\0\r\n"; /* on a msgapp stream */
+    char beats[5][sizeof(beat) - 1];
+    int fd = dial(*state);
+
+    say(fd, STREAM_GET("msgapp"), strlen(STREAM_GET("msgapp")));
+    answer_until(fd, STREAM_OK);
+    assert_int_equal(recv(fd, beats, sizeof(beats), MSG_WAITALL), sizeof(beats));
+    for (int i = 0; i < 5; i++)
+        assert_memory_equal(beats[i], beat, sizeof(beats[i]));
+    close(fd);
+}
+
 static void a_newer_stream_ends_the_older_one(void **state)
 {
     struct node *n = *state;
@@ -654,6 +668,7 @@ int main(void)
         TEST(a_broken_version_cuts_the_connection),
         TEST(stream_checks_in_order),
         TEST(a_stream_begins_at_once_and_has_link_heartbeats),
+        TEST(link_heartbeats_go_on),
         TEST_PATIENT(a_newer_stream_ends_the_older_one),
         TEST(who_says_something_on_a_stream_loses_it),
         TEST_IMPATIENT(a_stream_that_is_not_read_is_given_up),

@@ -447,6 +447,55 @@ static void requests_try_one_url_after_the_other(void **state)
     node_free(b);
 }
 
+/* Answers once on each connection; what comes next on the first it leaves unanswered. */
+static void *answers_once(void *arg)
+{
+    static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    int listener = *(int *)arg;
+    char request[4096];
+
+    for (int i = 0; i < 2; i++) {
+        int fd = accept(listener, NULL, NULL);
+        (void)!recv(fd, request, sizeof(request), 0);
+        (void)!send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL);
+        (void)!recv(fd, request, sizeof(request), 0);
+        close(fd);
+    }
+    return NULL;
+}
+
+/* A connection that turns out to be closed: a question is asked again, a change is not made
+ * twice. */
+static void what_is_safe_is_repeated_on_a_new_connection(void **state)
+{
+    static const struct {
+        const char *method;
+        int status;
+    } cases[] = {{"GET", 200}, {"POST", 0}};
+
+    for (int i = 0; i < 2; i++) {
+        struct node *a = node_new(1);
+        char *url;
+        int listener = silent_listener(&url);
+        struct transport_fetch f = fetch_of(&url, 1, "/x");
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, answers_once, &listener), 0);
+        transport_fetch_wait(&a->peer->transport, &f);
+        assert_int_equal(f.status, 200);
+        f.method = cases[i].method;
+        transport_fetch_wait(&a->peer->transport, &f);
+        assert_int_equal(f.status, cases[i].status);
+        if (cases[i].status == 0) { /* lets the other side come to its end */
+            transport_fetch_wait(&a->peer->transport, &f);
+            assert_int_equal(f.status, 200);
+        }
+        node_free(a);
+        pthread_join(thread, NULL);
+        close(listener);
+        free(url);
+    }
+}
+
 static void requests_end_in_time_or_with_the_transport(void **state)
 {
     struct node *a = node_new(1);
@@ -482,6 +531,7 @@ int main(void)
         cmocka_unit_test(a_chunked_body_is_taken),
         cmocka_unit_test(a_sender_that_stalls_is_given_up),
         cmocka_unit_test(requests_try_one_url_after_the_other),
+        cmocka_unit_test(what_is_safe_is_repeated_on_a_new_connection),
         cmocka_unit_test(requests_end_in_time_or_with_the_transport),
     };
     log_level_min = LOG_FATAL;

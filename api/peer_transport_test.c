@@ -159,11 +159,13 @@ static void before_there_are_streams_messages_are_posted(void **state)
     node_start(b);
     node_knows(a, 2, node_url(b)); /* b does not know a: it dials nothing, and answers 404 */
     wait_for(&a->server, node_has_link(a, 2));
-    for (uint64_t i = 1; i <= 10; i++) {
+    for (uint64_t i = 1; i <= 3 * PEER_POSTS_MAX; i++) {
         struct raft_message m = heartbeat(1, 2, i);
         node_send(a, &m, 1);
+        wait_until(&b->server, b->server.n_heard >= i - i % 10);
     }
-    wait_until(&b->server, b->server.n_heard == 10);
+    wait_until(&b->server, b->server.n_heard == 3 * PEER_POSTS_MAX);
+    assert_int_equal(a->server.unreachable[2], 0);
     assert_false(node_has_streams(a, 2));
     node_free(a);
     node_free(b);
@@ -262,6 +264,9 @@ static void a_member_that_comes_back_is_dialled_again(void **state)
     node_knows(b, 1, node_url(a));
     node_knows(a, 2, mem_strdup(url));
     wait_for(&a->server, node_has_streams(a, 2) && node_active_ms(a, 2) > 0);
+    struct raft_message m = append(1, 2, 7, &(struct raft_entry){.term = 5, .index = 8});
+    node_send(a, &m, 1);
+    wait_until(&b->server, b->server.n_heard == 1);
     node_free(b);
     wait_for(&a->server, node_active_ms(a, 2) == 0);
     wait_until(&a->server, a->server.unreachable[2] > 0);
@@ -272,9 +277,12 @@ static void a_member_that_comes_back_is_dialled_again(void **state)
     node_knows(b, 1, node_url(a));
     wait_for(&a->server, node_has_streams(a, 2) && node_active_ms(a, 2) > 0);
     wait_for(&b->server, node_has_streams(b, 1));
-    struct raft_message m = heartbeat(1, 2, 3);
+    /* The new stream knows nothing of the appends on the old one. */
+    m = append(1, 2, 8, &(struct raft_entry){.term = 5, .index = 9});
     node_send(a, &m, 1);
-    wait_until(&b->server, b->server.n_heard > 0);
+    wait_until(&b->server, b->server.n_heard == 1);
+    assert_int_equal(b->server.heard[0].m.index, 8);
+    assert_int_equal(b->server.heard[0].m.log_term, 5);
     node_free(a);
     node_free(b);
 }

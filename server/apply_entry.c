@@ -313,6 +313,7 @@ static int apply_conf_change(struct apply *a, const struct raft_entry *entry)
     if (r == 0) {
         struct response_header header = header_of(a, entry->term);
         member_answer_change(result.request, &header, a->o.store->members, change->node_id);
+        metric_add(&metric_learner_promotions, result.request->kind == REQUEST_MEMBER_PROMOTE);
     }
     note_result(a, &result);
     return 0;

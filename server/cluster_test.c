@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
+#include "server/node_private.h"
 #include "storage/db_mem.h"
 
 enum { CATCHUP = 20, MANY = 400 };
@@ -400,7 +401,8 @@ static void test_lag_tables(void **state)
     lag_by_snapshot(*state, true);
 }
 
-/* Writes go on while a snapshot is made, sent and installed; the leader keeps what comes behind it. */
+/* Writes go on while a snapshot is made, sent and installed; the leader keeps what comes behind it.
+ */
 static void test_snapshot_beside_writes(void **state)
 {
     struct cluster *c = *state;
@@ -468,8 +470,10 @@ static void spoiled_snapshots(struct cluster *c)
     c->peers[i].cut = true;
     cluster_puts(c, leader, MANY);
     c->peers[i].cut = false;
+    uint64_t began_ms = c->now_ms;
     while (c->snapshots < 3)
         cluster_step(c);
+    assert_true(c->now_ms - began_ms >= 2 * REFUSED_PAUSE_MS); /* not one after the other */
     assert_true(atomic_load(&server_at(c, i)->state.applied) < MANY);
     cluster_puts(c, leader, 1); /* the others live on */
     c->spoil = NULL;
@@ -536,6 +540,10 @@ static void test_inbox_bounds(void **state)
     for (int k = 0; k < NODE_MESSAGES_MAX; k++)
         assert_int_equal(offer(c, i, heartbeat), PEER_OK);
     assert_int_equal(offer(c, i, heartbeat), PEER_FULL);
+    for (int k = 0; k < 1000; k++)
+        server_peer_unreachable(server_at(c, i), c->peers[0].id);
+    assert_int_equal(inbox_len(&server_at(c, i)->node->inbox),
+                     NODE_PEER_PROPOSALS_MAX + NODE_MESSAGES_MAX);
     c->peers[i].cut = true; /* nothing of all that reaches the others */
     call_put(c->peers[i].box, &put, "k", "v", 0);
     server_submit(server_at(c, i), &put.request);

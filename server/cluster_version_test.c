@@ -73,11 +73,14 @@ static void test_decide(void **state)
     static const struct {
         const char *set, *lowest, *target; /* NULL: none, not known, no downgrade */
         const char *decided;               /* NULL: nothing to do */
+        bool somebody_silent;
     } cases[] = {
         {NULL, "3.7.1", NULL, "3.7.0"}, /* the lowest, without its patch */
         {NULL, "3.6.4", NULL, "3.6.0"},
         {NULL, NULL, NULL, "3.0.0"}, /* somebody was silent */
         {"3.0.0", NULL, NULL, NULL},
+        {"3.0.0", "3.7.1", NULL, NULL, true}, /* what is known so far does not count */
+        {NULL, "3.7.1", NULL, "3.0.0", true},
         {"3.0.0", "3.7.1", NULL, "3.7.0"},
         {"3.6.0", "3.7.1", NULL, "3.7.0"},
         {"3.7.0", "3.7.1", NULL, NULL},
@@ -97,7 +100,7 @@ static void test_decide(void **state)
         struct version_facts facts = {
             .is_set = cases[i].set != NULL,
             .set = of(cases[i].set),
-            .is_known = cases[i].lowest != NULL,
+            .is_known = cases[i].lowest != NULL && !cases[i].somebody_silent,
             .lowest = of(cases[i].lowest),
             .downgrade.enabled = cases[i].target != NULL,
         };

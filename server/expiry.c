@@ -60,9 +60,11 @@ enum outcome server_timeout_outcome(void *arg, const struct request *request)
         return OUTCOME_NO_LEADER;
     if (was_never_proposed(&s->state, request, started_ms))
         return OUTCOME_DEADLINE;
+    if (request->kind == REQUEST_READ_INDEX)
+        return OUTCOME_TIMEOUT; /* etcd's reads make no difference */
     if (leader_was_lost(&s->state, started_ms))
         return OUTCOME_TIMEOUT_LEADER_FAILURE;
-    if (request->kind != REQUEST_READ_INDEX && connection_was_lost(s, started_ms))
+    if (connection_was_lost(s, started_ms))
         return OUTCOME_TIMEOUT_CONNECTION_LOST;
     return OUTCOME_TIMEOUT;
 }

@@ -17,8 +17,7 @@ void member_answer_copy(struct buf *out, uint32_t field, const struct member_lis
 void member_answer_change(struct request *request, const struct response_header *header,
                           struct members *members, uint64_t member_id);
 
-/* What /members/promote says in etcd's words; a member that passes a promotion on looks for them.
- * */
+/* etcd's words at /members/promote: a member that passes a promotion on looks for them. */
 #define PROMOTE_NOT_LEARNER_TEXT "membership: can only promote a learner member"
 #define PROMOTE_NOT_READY_TEXT                                                                     \
     "etcdserver: can only promote a learner member which is in sync with leader"

@@ -16,6 +16,8 @@
  */
 #include "server/member_change.h"
 
+#include <stdlib.h>
+
 #include "auth/auth.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -270,6 +272,20 @@ bool server_is_removed(struct server *s)
     return at != 0 && clock_mono_ms() >= at;
 }
 
+static void show_peers(struct server *s)
+{
+    struct member_list list;
+    uint64_t *ids;
+
+    members_copy(s->store.members, &list);
+    ids = mem_alloc((list.len + 1) * sizeof(*ids));
+    for (size_t i = 0; i < list.len; i++)
+        ids[i] = list.items[i].id;
+    server_metrics_peers(s->state.member_id, ids, list.len);
+    free(ids);
+    member_list_deinit(&list);
+}
+
 void server_members_changed(void *arg)
 {
     struct server *s = arg;
@@ -278,6 +294,7 @@ void server_members_changed(void *arg)
     (void)members_find(s->store.members, s->state.member_id, &is_learner);
     atomic_store(&s->state.is_learner, is_learner);
     metric_set(&metric_is_learner, is_learner);
+    show_peers(s);
     if (members_is_removed(s->store.members, s->state.member_id))
         stop_after(s, MEMBER_REMOVED_STOP_MS);
     if (s->transport)

@@ -18,8 +18,9 @@ enum { FIRST_PORT = 21600 }; /* of test_cluster.h */
 
 /* ---- requests between members ---- */
 
-static unsigned deaf;  /* so many requests from now on get no answer */
-static unsigned asked; /* requests so far */
+static unsigned deaf;                      /* so many requests from now on get no answer */
+static unsigned asked;                     /* requests so far */
+static const char *told_version = "3.7.1"; /* by all, when others ask */
 
 static struct peer *peer_at(struct cluster *c, const char *url)
 {
@@ -52,7 +53,7 @@ static void answer_version(struct server *s, struct buf *out)
     struct server_info info;
 
     server_info(s, &info);
-    buf_printf(out, "{\"etcdserver\":\"3.7.1\",\"etcdcluster\":\"%s\"}",
+    buf_printf(out, "{\"etcdserver\":\"%s\",\"etcdcluster\":\"%s\"}", told_version,
                info.cluster_version[0] ? info.cluster_version : "not_decided");
 }
 
@@ -526,8 +527,11 @@ static void test_cluster_version(void **state)
     deaf = 1;
     expect_version(c, "3.0.0");
     assert_int_equal(asked, 1); /* the leader's first question; the answer is clear then */
-    expect_version(c, "3.7.0");
+    told_version = "3.6.4";
+    expect_version(c, "3.6.0");
     assert_int_equal(asked, 3); /* one by one, of both others */
+    told_version = "3.7.1";
+    expect_version(c, "3.7.0");
     asked = 0;
     expect_version(c, "3.7.0");
     assert_int_equal(asked, 2);
@@ -600,8 +604,11 @@ static void test_promote_times_out(void **state)
     wait_expire(&s->wait, UINT64_MAX - 1, server_timeout_outcome, s);
     assert_int_equal(call.outcome, OUTCOME_TIMEOUT);
     call_deinit(&call);
+    deaf = asked = 0;
     promotions_tick(s->promotions); /* it finds its request gone */
-    deaf = 0;
+    cluster_run(c, 100);
+    assert_int_equal(asked, 0);
+    assert_true(server_is_learner(server_at(c, 3)));
     /* Nobody leads as far as this one knows. */
     c->peers[through].cut = true;
     cluster_run(c, 5000);

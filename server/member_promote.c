@@ -90,6 +90,11 @@ struct promotions *promotions_free(struct promotions *all)
     return NULL;
 }
 
+static bool is_gone(const struct promotion *p)
+{
+    return !wait_contains(&p->all->server->wait, p->request_id);
+}
+
 /* Until the next tick. */
 static void park(struct promotion *p)
 {
@@ -251,7 +256,7 @@ static void asked(struct node_task *task, const struct raft *raft)
     struct raft_status status;
     enum outcome outcome;
 
-    if (!raft) {
+    if (!raft || is_gone(p)) {
         promotion_free(p);
         return;
     }
@@ -273,7 +278,7 @@ static void go_on(struct promotion *p)
 {
     struct server *s = p->all->server;
 
-    if (!wait_contains(&s->wait, p->request_id)) {
+    if (is_gone(p)) {
         promotion_free(p);
     } else if (atomic_load(&s->state.applied) >= p->index) {
         member_view_deinit(&p->view);

@@ -88,6 +88,8 @@ void node_conf_applied(struct node *n, uint64_t index, struct raft_conf_single c
 void node_snapshot_installed(struct node *n, uint64_t index);
 /* A snapshot, ready to be installed: takes it. */
 void node_snapshot_received(struct node *n, struct received *received);
+/* One was of no use. The leader is not asked for the next one at once: it costs as much again. */
+void node_snapshot_refused(struct node *n);
 /* The result of sending one. */
 void node_snapshot_sent(struct node *n, uint64_t member_id, bool ok);
 /* The database is durable up to this applied index: the log behind it may go. */

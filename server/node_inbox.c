@@ -141,9 +141,11 @@ bool node_message(struct node *n, const struct raft_message *message)
     return true;
 }
 
+/* A hint: where there is no room for it, raft finds out by itself. */
 void node_unreachable(struct node *n, uint64_t member_id)
 {
-    inbox_push_always(&n->inbox, &note_new(NOTE_UNREACHABLE, member_id)->item);
+    if (load_add(&n->messages, 0, NODE_MESSAGES_MAX, NODE_MESSAGES_BYTES_MAX))
+        inbox_push_always(&n->inbox, &note_new(NOTE_UNREACHABLE, member_id)->item);
 }
 
 /* ---- from the other workers ---- */
@@ -167,6 +169,11 @@ void node_snapshot_received(struct node *n, struct received *received)
 
     note->received = received;
     inbox_push_always(&n->inbox, &note->item);
+}
+
+void node_snapshot_refused(struct node *n)
+{
+    inbox_push_always(&n->inbox, &note_new(NOTE_REFUSED, 0)->item);
 }
 
 void node_snapshot_sent(struct node *n, uint64_t member_id, bool ok)
@@ -213,13 +220,14 @@ static int installed(struct node *n, uint64_t index)
     return wal_release(n->wal, index);
 }
 
-/* A snapshot is being made ready here. A probe behind the end of our log would be rejected, and
- * bring the next snapshot: it is lost instead. */
+/* A snapshot is being made ready here, or one was refused just now. A probe behind the end of our log
+ * would be rejected, and bring the next snapshot: it is lost instead. */
 static bool comes_too_early(struct node *n, const struct raft_message *m)
 {
     struct raft_status status;
 
-    if (m->type != RAFT_MSG_APP || !snapshots_preparing(n->o.snapshots))
+    if (m->type != RAFT_MSG_APP ||
+        (!snapshots_preparing(n->o.snapshots) && n->now_ms >= n->no_snapshot_ms))
         return false;
     raft_status(n->raft, &status);
     return m->index > status.last_index;
@@ -294,6 +302,7 @@ static int take_note(struct node *n, struct note *note)
         return 0;
     case NOTE_CONF_APPLIED: conf_applied(n, note); return 0;
     case NOTE_RECEIVED: step_received(n, note); return 0;
+    case NOTE_REFUSED: n->no_snapshot_ms = n->now_ms + REFUSED_PAUSE_MS; return 0;
     case NOTE_INSTALLED: return installed(n, note->id);
     case NOTE_SENT: node_send_done(n, note->id, note->ok); return 0;
     case NOTE_RELEASE: return wal_release(n->wal, node_kept_index(n, note->id));
@@ -303,6 +312,8 @@ static int take_note(struct node *n, struct note *note)
 
 static void note_free(struct node *n, struct note *note)
 {
+    if (note->kind == NOTE_UNREACHABLE)
+        atomic_fetch_sub(&n->messages.len, 1);
     if (note->kind == NOTE_PROPOSAL)
         blob_unref(note->data);
     if (note->kind == NOTE_TASK && note->task)

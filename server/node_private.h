@@ -13,6 +13,7 @@
 
 enum { READ_TRIES_MAX = 16, READ_RETRY_MS = 500, MOVES_MAX = 64 };
 enum { DELAYED_MAX = 4096, SENDS_MAX = 64, SEND_KEEP_MS = 30000 };
+enum { REFUSED_PAUSE_MS = 5000 };
 
 enum note_kind {
     NOTE_PROPOSAL,
@@ -23,6 +24,7 @@ enum note_kind {
     NOTE_UNREACHABLE,
     NOTE_CONF_APPLIED,
     NOTE_RECEIVED,
+    NOTE_REFUSED,
     NOTE_INSTALLED,
     NOTE_SENT,
     NOTE_RELEASE,
@@ -97,6 +99,7 @@ struct node {
     uint64_t applied;          /* last told to raft */
     uint64_t applied_seen; /* before this turn's drain of the inbox: its configurations are known */
     uint64_t local_reads_index; /* local reads from here on; 0: not now */
+    uint64_t no_snapshot_ms;    /* until then none is asked for */
     uint64_t complained_ms;     /* of a message that raft refused */
 
     struct inbox inbox;

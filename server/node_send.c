@@ -10,7 +10,7 @@
  *   (I1) messages of a ready that commits a configuration entry leave a member that does not lead
  *        only when that entry is applied, and so do all behind them: what it said by the old
  *        configuration could count for the wrong quorum. Its ticks go on meanwhile.
- *   (I2) of several acknowledgements to one member in one ready the last goes: it covers the others.
+ *   (I2) of several acknowledgements to one member in one ready the last goes: it covers the rest.
  *   (I3) entries that a member will need behind its snapshot stay until SEND_KEEP_MS after it has
  *        arrived, unless they are more than NODE_SNAPSHOT_KEPT_BYTES_MAX.
  *

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What comes in from other members (see peer_door.h): looked at, then given to the raft worker or the
- * snapshot worker. Whether a message makes sense is for raft to judge; here it only must be one for
- * this member, from a member that is not removed, of a type that travels.
+ * What comes in from other members (see peer_door.h): looked at, then given to the raft worker or
+ * the snapshot worker. Whether a message makes sense is for raft to judge; here it only must be one
+ * for this member, from a member that is not removed, of a type that travels.
  *
  * Thread: any.
  */

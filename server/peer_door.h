@@ -20,8 +20,8 @@ enum peer_verdict {
     PEER_STOPPED,
 };
 
-/* A message for raft. The server copies what it keeps and takes references to payloads. A SNAP comes
- * through server_peer_snapshot() only. */
+/* A message for raft. The server copies what it keeps and takes references to payloads. A SNAP
+ * comes through server_peer_snapshot() only. */
 enum peer_verdict server_peer_message(struct server *s, const struct raft_message *message);
 void server_peer_unreachable(struct server *s, uint64_t member_id);
 /* Another member has said that this one was removed from the cluster: it stops, with etcd's "the
@@ -29,11 +29,11 @@ void server_peer_unreachable(struct server *s, uint64_t member_id);
 void server_peer_we_are_removed(struct server *s);
 
 /* Where an incoming snapshot's body goes: a new name in the data directory, in a form that the next
- * start removes if it was not finished. Free with free(). The receiver writes and syncs the file (or
- * directory of table files), then calls server_peer_snapshot(). */
+ * start removes if it was not finished. Free with free(). The receiver writes and syncs the file
+ * (or directory of table files), then calls server_peer_snapshot(). */
 char *server_peer_snapshot_path(struct server *s, uint64_t index);
-/* message: the SNAP. path: complete and durable; the server's from here on, also when it is refused.
- * PEER_OK: it will be looked at, made into a database, and given to raft. */
+/* message: the SNAP. path: complete and durable; the server's from here on, also when it is
+ * refused. PEER_OK: it will be looked at, made into a database, and given to raft. */
 enum peer_verdict server_peer_snapshot(struct server *s, const struct raft_message *message,
                                        const char *path);
 /* Likewise, and after PEER_OK done() comes once, on any thread and maybe before this returns, when
@@ -54,9 +54,9 @@ void server_peer_visit(struct server *s, void (*visit)(void *arg, const struct m
 
 /* ---- /members/promote/<id> ---- */
 
-/* The request goes through server_promote_member(), with the Authorization header as its token. This
- * says what to answer when it is finished: returns the HTTP status, appends the body, which is JSON or
- * else plain text. */
+/* The request goes through server_promote_member(), with the Authorization header as its token.
+ * This says what to answer when it is finished: returns the HTTP status, appends the body, which is
+ * JSON or else plain text. */
 int server_peer_promote_answer(const struct request *request, enum outcome outcome,
                                struct buf *body, bool *ret_json);
 /* /downgrade/enabled, behind a read index. */

@@ -21,14 +21,14 @@ struct transport;
  * when recovery is done; the member may not have a leader yet. Positive outcome 1: refused with a
  * message already logged (lock held, corruption, foreign data, flags that contradict the data).
  * Negative: -errno. transport: the network between members; NULL: a member alone without one. It is
- * started by whoever made it, stopped between server_drain() and server_stop(), freed after that. */
+ * started by whoever made it, stopped between server_drain() and server_stop(), freed after. */
 int server_start(struct server **ret, const struct config *config, struct transport *transport);
 /* The first step of a stop: whoever waits for a physical compaction, which may take long, is
  * answered, and nobody waits for one any more. */
 void server_release_waiting(struct server *s);
-/* A leader hands its leadership over first, for which the transport must still be there; at most two
- * election timeouts. Then it stops taking requests: all that wait and all that come are finished
- * with OUTCOME_STOPPED. */
+/* A leader hands its leadership over first, for which the transport must still be there; at most
+ * two election timeouts. Then it stops taking requests: all that wait and all that come are
+ * finished with OUTCOME_STOPPED. */
 void server_drain(struct server *s);
 /* Joins the threads, flushes, closes. After server_drain(), and after api/ has let go of
  * everything. Accepts NULL. */
@@ -44,8 +44,8 @@ void server_submit(struct server *s, struct request *request);
 /* Finishes with OUTCOME_OK once a linearizable read may run on the local state; often before it
  * returns. kind must be REQUEST_READ_INDEX. */
 void server_read_index(struct server *s, struct request *request);
-/* A change of members: kind is MEMBER_ADD, MEMBER_REMOVE or MEMBER_UPDATE, message the decoded request,
- * which is looked at before this returns. */
+/* A change of members: kind is MEMBER_ADD, MEMBER_REMOVE or MEMBER_UPDATE, message the decoded
+ * request, which is looked at before this returns. */
 void server_change_members(struct server *s, struct request *request, const void *message);
 void server_promote_member(struct server *s, struct request *request, uint64_t member_id);
 void server_move_leader(struct server *s, struct request *request, uint64_t member_id);

@@ -67,19 +67,18 @@
       "The total number of pending read indexes not in sync with leader's or timed out read "      \
       "index requests.")                                                                           \
     X(metric_read_indexes_failed, "etcd_server_read_indexes_failed_total", METRIC_COUNTER,         \
-      "The total number of failed read indexes seen.")
+      "The total number of failed read indexes seen.")                                             \
+    X(metric_learner_promotions, "etcd_server_learner_promote_successes", METRIC_COUNTER,          \
+      "The total number of successful learner promotions while this member is leader.")
 
 METRICS(FAMILY)
 
-/* Of families that have nothing to count yet: a single member sends no heartbeats, takes no
- * snapshot from another and promotes nobody. */
+/* Of families that have nothing to count yet. */
 #define ZEROS(X)                                                                                   \
     X(heartbeat_failures, "etcd_server_heartbeat_send_failures_total", METRIC_COUNTER,             \
       "The total number of leader heartbeat send failures (likely overloaded from slow disk).")    \
     X(snapshot_applying, "etcd_server_snapshot_apply_in_progress_total", METRIC_GAUGE,             \
-      "1 if the server is applying the incoming snapshot. 0 if none.")                             \
-    X(learner_promotions, "etcd_server_learner_promote_successes", METRIC_COUNTER,                 \
-      "The total number of successful learner promotions while this member is leader.")
+      "1 if the server is applying the incoming snapshot. 0 if none.")
 
 #define STATIC_FAMILY(var, metric_name, metric_kind, text)                                         \
     static struct metric var;                                                                      \
@@ -179,7 +178,7 @@ void server_metrics_defrag(bool begins)
 
 /* ---- labels that say something ---- */
 
-static struct metric metric_version, metric_id, metric_peer;
+static struct metric metric_version, metric_id;
 static struct metric_family metric_version_family = {
     .name = "etcd_server_version",
     .kind = METRIC_GAUGE,
@@ -188,9 +187,6 @@ static struct metric_family metric_id_family = {
     .name = "etcd_server_id",
     .kind = METRIC_GAUGE,
     .help = "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID."};
-static struct metric_family metric_peer_family = {.name = "etcd_network_known_peers",
-                                                  .kind = METRIC_GAUGE,
-                                                  .help = "The current number of known peers."};
 
 /* With value 1; again: nothing. */
 static void register_fact(struct metric_family *family, struct metric *metric, char *labels)
@@ -256,6 +252,46 @@ void server_metrics_cluster_version(const char *version)
     free(labels);
 }
 
+/* ---- members ---- */
+
+/* Whoever was a member since the start, and is remembered with 0 afterwards. */
+static struct known_peer {
+    uint64_t id;
+    struct metric *metric;
+} known_peers[KNOWN_PEERS_MAX];
+static size_t n_known_peers;
+static pthread_mutex_t known_peers_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct metric_family known_peers_family = {.name = "etcd_network_known_peers",
+                                                  .kind = METRIC_GAUGE,
+                                                  .help = "The current number of known peers."};
+
+static void know_peer(uint64_t local, uint64_t remote)
+{
+    size_t i = 0;
+
+    while (i < n_known_peers && known_peers[i].id != remote)
+        i++;
+    if (i == KNOWN_PEERS_MAX)
+        return;
+    if (i == n_known_peers) {
+        known_peers[n_known_peers++] = (struct known_peer){remote, mem_new(struct metric)};
+        metrics_register_labelled(
+            &known_peers_family, known_peers[i].metric,
+            mem_printf("Local=\"%" PRIx64 "\",Remote=\"%" PRIx64 "\"", local, remote));
+    }
+    metric_set(known_peers[i].metric, 1);
+}
+
+void server_metrics_peers(uint64_t local, const uint64_t *ids, size_t n)
+{
+    pthread_mutex_lock(&known_peers_lock);
+    for (size_t i = 0; i < n_known_peers; i++)
+        metric_set(known_peers[i].metric, 0);
+    for (size_t i = 0; i < n; i++)
+        know_peer(local, ids[i]);
+    pthread_mutex_unlock(&known_peers_lock);
+}
+
 /* ---- registration ---- */
 
 void server_metrics_register(const struct config *config, uint64_t member_id)
@@ -272,7 +308,5 @@ void server_metrics_register(const struct config *config, uint64_t member_id)
                   mem_printf("server_version=\"%s\"", SERVER_COMPATIBLE_VERSION));
     register_fact(&metric_id_family, &metric_id,
                   mem_printf("server_id=\"%" PRIx64 "\"", member_id));
-    register_fact(&metric_peer_family, &metric_peer,
-                  mem_printf("Local=\"%" PRIx64 "\",Remote=\"%" PRIx64 "\"", member_id, member_id));
     register_gates(config);
 }

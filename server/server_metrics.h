@@ -31,6 +31,7 @@ extern struct metric metric_lease_revoked;
 
 extern struct metric metric_slow_read_indexes;
 extern struct metric metric_read_indexes_failed;
+extern struct metric metric_learner_promotions;
 extern struct metric metric_hash_duration;
 extern struct metric metric_hash_rev_duration;
 extern struct metric metric_defrag_duration;
@@ -53,5 +54,8 @@ void server_metrics_defrag(bool begins);
 /* Composition root, before the first use. Registers for good: the labels are those of the first
  * member of the process. */
 void server_metrics_register(const struct config *config, uint64_t member_id);
+/* The members that there are, also this one; any thread. Who was one before is shown with 0. */
+enum { KNOWN_PEERS_MAX = 512 }; /* since the start; later ones are not shown */
+void server_metrics_peers(uint64_t local, const uint64_t *ids, size_t n);
 /* "3.7.0"; any thread. The one before it stays as a label with value 0. */
 void server_metrics_cluster_version(const char *version);

@@ -48,7 +48,6 @@ static int register_all(void **state)
 static void test_labels(void **state)
 {
     expect("etcd_server_id{server_id=\"abc\"} 1");
-    expect("etcd_network_known_peers{Local=\"abc\",Remote=\"abc\"} 1");
     expect("etcd_server_feature_enabled{name=\"AllAlpha\",stage=\"ALPHA\"} 1");
     expect("etcd_server_feature_enabled{name=\"InitialCorruptCheck\",stage=\"ALPHA\"} 1");
     expect("etcd_server_feature_enabled{name=\"LeaseCheckpoint\",stage=\"ALPHA\"} 0");
@@ -79,6 +78,25 @@ static void test_cluster_version(void **state)
     expect("etcd_cluster_version{cluster_version=\"3.7\"} 1");
 }
 
+static void test_peers(void **state)
+{
+    uint64_t ids[KNOWN_PEERS_MAX + 2];
+
+    for (size_t i = 0; i < KNOWN_PEERS_MAX + 2; i++)
+        ids[i] = MEMBER_ID + i;
+    server_metrics_peers(MEMBER_ID, ids, 2);
+    expect("etcd_network_known_peers{Local=\"abc\",Remote=\"abc\"} 1");
+    expect("etcd_network_known_peers{Local=\"abc\",Remote=\"abd\"} 1");
+    ids[1] = 0xdef;
+    server_metrics_peers(MEMBER_ID, ids, 2);
+    expect("etcd_network_known_peers{Local=\"abc\",Remote=\"abc\"} 1");
+    expect("etcd_network_known_peers{Local=\"abc\",Remote=\"abd\"} 0");
+    expect("etcd_network_known_peers{Local=\"abc\",Remote=\"def\"} 1");
+    server_metrics_peers(MEMBER_ID, ids, KNOWN_PEERS_MAX + 2); /* more than there is room for */
+    expect("etcd_network_known_peers{Local=\"abc\",Remote=\"abe\"} 1");
+    assert_false(shows("etcd_network_known_peers{Local=\"abc\",Remote=\"cbd\"} 1"));
+}
+
 static void test_store(void **state)
 {
     server_metrics_count_mvcc(&(struct mvcc_counts){0});
@@ -107,9 +125,9 @@ static void test_defrag(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_labels),
-                                       cmocka_unit_test(test_cluster_version),
-                                       cmocka_unit_test(test_store), cmocka_unit_test(test_defrag)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_labels), cmocka_unit_test(test_cluster_version),
+        cmocka_unit_test(test_peers), cmocka_unit_test(test_store), cmocka_unit_test(test_defrag)};
 
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

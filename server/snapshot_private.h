@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of the snapshot worker share: snapshot.c, the worker; snapshot_send.c, the way out;
- * snapshot_receive.c, the way in.
+ * What the files of the snapshot worker share: snapshot.c, the worker; snapshot_send.c, the way
+ * out; snapshot_receive.c, the way in.
  *
  * Thread: the worker's, but for the inbox and the atomics.
  */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A received snapshot becomes a database (see snapshot.h). Everything is looked at before raft hears
- * of it, because raft, once it has accepted a snapshot, can't go back: that it can be read to its
- * end and opened, that it holds the state at the message's index and term, and that its members are
- * the message's configuration.
+ * A received snapshot becomes a database (see snapshot.h). Everything is looked at before raft
+ * hears of it, because raft, once it has accepted a snapshot, can't go back: that it can be read to
+ * its end and opened, that it holds the state at the message's index and term, and that its members
+ * are the message's configuration.
  *
- * What is damaged or contradicts itself is dropped with a line in the log, and raft is told nothing:
- * the leader sends another one. What this version has no place for ends the process, since no other
- * one would be better.
+ * What is damaged or contradicts itself is dropped with a line in the log, and raft is told
+ * nothing: the leader sends another one. What this version has no place for ends the process, since
+ * no other one would be better.
  *
  * Thread: the worker's.
  */
@@ -156,6 +156,7 @@ void snapshot_receive(struct snapshots *w, struct snapshot_job *job)
     } else {
         if (r < 0 && r != -ECANCELED)
             log_error("could not prepare a snapshot", LOG_ERRNO("error", r));
+        node_snapshot_refused(w->node);
         snapshots_discard(w, received, false);
     }
     if (job->path)

@@ -3,11 +3,11 @@
  * The applied state: the database and what is built on it, opened and closed as one, and exchanged
  * as one when a snapshot replaces it.
  *
- * Whoever uses it on another thread than the apply turn's holds it: store_hold() ... store_release()
- * around each read, store_hold_job() ... store_release_job() around what may take longer; never
- * across a wait and never twice. An exchange first lets the jobs end, and interrupts their scans in
- * bulk and compactions by hand (-ECANCELED: they begin anew in the new state). Then, for some
- * hundredths of a second, it keeps the readers out.
+ * Whoever uses it on another thread than the apply turn's holds it: store_hold() and
+ * store_release() around each read, store_hold_job() and store_release_job() around what may take
+ * longer; never across a wait and never twice. An exchange first lets the jobs end, and interrupts
+ * their scans in bulk and compactions by hand (-ECANCELED: they begin anew in the new state). Then,
+ * for some hundredths of a second, it keeps the readers out.
  *
  * Thread: hold and release any; the apply turn needs neither, because only it exchanges. Opening
  * and closing: the composition root's.

@@ -302,8 +302,10 @@ static inline char *box_text(struct box *b)
     check(mvcc_hash_kv(b->s->store.mvcc, 0, &hash) == 0);
     members_cluster_version(b->s->store.members, version);
     buf_printf(&out, "revision %" PRId64 " compacted %" PRId64 " hash %" PRIu32 " version %s",
-               mvcc_revision(b->s->store.mvcc), mvcc_compacted(b->s->store.mvcc), hash.hash, version);
-    buf_printf(&out, " alarms %d%d", alarms_no_space(b->s->store.alarms), alarms_corrupt(b->s->store.alarms));
+               mvcc_revision(b->s->store.mvcc), mvcc_compacted(b->s->store.mvcc), hash.hash,
+               version);
+    buf_printf(&out, " alarms %d%d", alarms_no_space(b->s->store.alarms),
+               alarms_corrupt(b->s->store.alarms));
     print_leases(b, &out);
     members_visit(b->s->store.members, print_member, &out);
     char *text = mem_strdup(buf_cstr(&out));

@@ -515,7 +515,7 @@ static void test_unknown_entries(void **state)
         {RAFT_ENTRY_NORMAL, BYTES_LIT("\x12\x00")},             /* the old request */
         {RAFT_ENTRY_CONF_CHANGE, BYTES_LIT("\xff")},
         {RAFT_ENTRY_CONF_CHANGE, BYTES_LIT("\x10\x11\x18\x07")}, /* of an unknown kind */
-        {RAFT_ENTRY_CONF_CHANGE, BYTES_LIT("\x10\x00\x18\x07")}, /* adds one, and says nothing of it */
+        {RAFT_ENTRY_CONF_CHANGE, BYTES_LIT("\x10\x00\x18\x07")}, /* adds one, without a word */
         {RAFT_ENTRY_CONF_CHANGE_V2, BYTES_LIT("")},
     };
 

@@ -98,8 +98,8 @@ struct bytes db_iter_value(const struct db_iter *it);
 int db_iter_error(const struct db_iter *it); /* 0, or negative: the walk ended early */
 
 int db_flush(struct db *db); /* waits until all written so far is durable */
-/* Rewrites everything, without what is deleted or overwritten. Runs beside reads and writes, and may
- * take long; asks go_on (may be NULL) from time to time, and ends early when it says no. */
+/* Rewrites everything, without what is deleted or overwritten. Runs beside reads and writes, and
+ * may take long; asks go_on (may be NULL) from time to time, and ends early when it says no. */
 int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg);
 uint64_t db_disk_bytes(struct db *db);      /* live table files */
 uint64_t db_used_bytes(struct db *db);      /* estimate of the live data in them and in memory */
@@ -112,8 +112,8 @@ void db_interrupt(struct db *db);
 
 /* ---- closed stores, by path ---- */
 
-/* The store at next takes the place of the one at path, durably and in one step: after a crash there
- * is either. What was at path is at next then, or gone. */
+/* The store at next takes the place of the one at path, durably and in one step: after a crash
+ * there is either. What was at path is at next then, or gone. */
 int db_exchange(const char *next, const char *path);
 /* Removes the store at path, also an unfinished one; none is fine. */
 int db_remove(const char *path);

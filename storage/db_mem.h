@@ -11,7 +11,8 @@ struct db;
 /* Empties the disk of closed stores. */
 void db_mem_forget(void);
 /* The process that has it open is gone, with all views and iterators. The store is closed as it was
- * at some moment since its last flush, for it may flush when it likes; random chooses the moment. */
+ * at some moment since its last flush, for it may flush when it likes; random chooses the
+ * moment. */
 void db_mem_crash(struct db *db, uint64_t random);
 /* Forgets the closed stores whose paths begin so. */
 void db_mem_wipe(const char *prefix);

@@ -279,7 +279,8 @@ static void store_is(const char *path, uint32_t number)
 
 static void test_exchange(void **state)
 {
-    char *dir = test_dir_new(), *path = mem_printf("%s/db", dir), *next = mem_printf("%s/next", dir);
+    char *dir = test_dir_new(), *path = mem_printf("%s/db", dir),
+         *next = mem_printf("%s/next", dir);
     store_make(next, 1);
     assert_int_equal(db_exchange(next, path), 0); /* with nothing */
     store_is(path, 1);
@@ -300,7 +301,8 @@ static void test_exchange(void **state)
 static void test_checkpoint_exchange(void **state)
 {
     struct fixture *f = *state;
-    char *dir = test_dir_new(), *path = mem_printf("%s/db", dir), *next = mem_printf("%s/next", dir);
+    char *dir = test_dir_new(), *path = mem_printf("%s/db", dir),
+         *next = mem_printf("%s/next", dir);
     store_make(path, 1);
     number_put(f->db, 7);
     assert_int_equal(db_checkpoint(f->db, next), 0);

@@ -49,6 +49,7 @@ type campaign struct {
 	revisions              int64
 	errors                 map[string]int
 	explained              func(error) bool // Whether a client may get this error.
+	patience               time.Duration    // Of the load's clients.
 	lie                    bool             // The load reads without asking for linearizability, and hides it.
 	downtimes              []time.Duration  // From a leader's kill -9 to the next acknowledged write.
 }
@@ -56,7 +57,7 @@ type campaign struct {
 func newCampaign(t *testing.T, rng *rand.Rand, kinds []harness.Kind, args ...string) *campaign {
 	t.Helper()
 	g := &campaign{t: t, rng: rng, start: time.Now(), clients: endpointsFor, leaders: newLeaders(), errors: map[string]int{},
-		explained: explained}
+		explained: explained, patience: callLimit}
 	g.c = harness.StartCluster(t, kinds, args...)
 	g.head = g.c.WaitConverged()
 	g.last = g.read(g.c.Members[0], g.head)
@@ -85,7 +86,8 @@ func (g *campaign) during(fault func(l *load)) {
 func (g *campaign) attempt(fault func(l *load)) error {
 	g.t.Helper()
 	g.round++
-	l, err := startLoad(g.start, fmt.Sprintf("r%d/", g.round), g.rng, g.clients(g.c.Current()), g.lie)
+	l, err := startLoad(g.start, g.rng, loadOptions{prefix: fmt.Sprintf("r%d/", g.round),
+		endpoints: g.clients(g.c.Current()), patience: g.patience, lie: g.lie})
 	if err != nil {
 		g.t.Fatal(err)
 	}

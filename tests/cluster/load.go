@@ -25,14 +25,21 @@ import (
 const (
 	keysOfRound = 5
 	thinkTime   = 12 * time.Millisecond // On average, between two calls of a client.
-	callLimit   = 3 * time.Second
+	callLimit   = 3 * time.Second       // Of a call, unless a test wants it longer.
 )
+
+// loadOptions say what a load is like.
+type loadOptions struct {
+	prefix    string     // Of its keys, none of which exists when it starts.
+	endpoints [][]string // Those that each client knows.
+	patience  time.Duration
+	lie       bool // It makes serializable reads and calls them linearizable.
+}
 
 // load is a running load; its operations are complete once stop has returned.
 type load struct {
-	prefix string
+	loadOptions
 	start  time.Time // Of the clock of all histories of a campaign.
-	lie    bool
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
@@ -42,12 +49,11 @@ type load struct {
 	ops []*operation
 }
 
-// startLoad starts clients; endpoints[i] are those that client i knows. Keys begin with the prefix and don't exist. A
-// load that lies makes serializable reads and calls them linearizable.
-func startLoad(start time.Time, prefix string, rng *rand.Rand, endpoints [][]string, lie bool) (*load, error) {
+// startLoad starts the clients of a load.
+func startLoad(start time.Time, rng *rand.Rand, options loadOptions) (*load, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{prefix: prefix, start: start, lie: lie, cancel: cancel}
-	for i, list := range endpoints {
+	l := &load{loadOptions: options, start: start, cancel: cancel}
+	for i, list := range options.endpoints {
 		c, err := newClient(list)
 		if err != nil {
 			l.stop()
@@ -223,7 +229,7 @@ func (w *worker) sawAll(o *operation) {
 
 // call makes the call and notes the answer.
 func (w *worker) call(ctx context.Context, o *operation) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	ctx, cancel := context.WithTimeout(ctx, w.load.patience)
 	defer cancel()
 	o.call = w.load.now()
 	var header *pb.ResponseHeader

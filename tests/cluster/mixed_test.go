@@ -172,7 +172,7 @@ func TestMigration(t *testing.T) {
 	g := newCampaign(t, newRand(t), asAll(harness.Etcd, harness.Etcd, harness.Etcd), shortLog...)
 	defer func() { g.in(t); g.report() }()
 	g.preload()
-	g.explained = leaderChange
+	g.explained, g.patience = leaderChange, 15*time.Second // Longer than a member takes to say that it timed out.
 	g.clients = func(members []*harness.Member) (list [][]string) {
 		for range 6 {
 			list = append(list, addresses(members))

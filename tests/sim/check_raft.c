@@ -5,7 +5,8 @@
  *   election safety      one leader a term; it has its own vote on its disk
  *   leader completeness  it has every entry that was committed before its term
  *   log matching         entries of one index and term are the same, and so are those before them:
- *                        for each entry that any member writes, the digest and the term of the entry
+ *                        for each entry that any member writes, the digest and the term of the
+ * entry
  *                        before it are compared with those of the first who wrote it
  *   commit               an entry is committed by counting only in its leader's own term, and then
  *                        lies synced on a majority of disks
@@ -25,7 +26,7 @@
 #include "base/mem.h"
 #include "raft/core.h"
 #include "tests/sim/checks.h"
-#include "tests/sim/conf.h"
+#include "tests/sim/cluster.h"
 #include "tests/sim/table.h"
 #include "tests/sim/truth.h"
 
@@ -140,8 +141,8 @@ static void match_entry(const struct machine *m, const struct raft_entry *e, uin
     }
     if (raft_checks.n_firsts == raft_checks.cap_firsts) {
         raft_checks.cap_firsts = raft_checks.cap_firsts ? 2 * raft_checks.cap_firsts : 1024;
-        raft_checks.firsts = mem_realloc(raft_checks.firsts,
-                                         raft_checks.cap_firsts * sizeof(*raft_checks.firsts));
+        raft_checks.firsts =
+            mem_realloc(raft_checks.firsts, raft_checks.cap_firsts * sizeof(*raft_checks.firsts));
     }
     raft_checks.firsts[raft_checks.n_firsts] = (struct first_entry){digest, term_before};
     table_put(&raft_checks.entries, key, raft_checks.n_firsts++);
@@ -291,8 +292,7 @@ static void check_promises(const struct machine *m, const struct raft_config *c,
     require(restored->last_term > s->last_term ||
                 (restored->last_term == s->last_term && restored->last_index >= s->last_index),
             "a restart keeps the log", "%s: up to %lu of term %lu, it was %lu of %lu", m->name,
-            LU(restored->last_index), LU(restored->last_term), LU(s->last_index),
-            LU(s->last_term));
+            LU(restored->last_index), LU(restored->last_term), LU(s->last_index), LU(s->last_term));
 }
 
 void check_raft_new(struct machine *m, const struct raft_config *c)
@@ -357,7 +357,7 @@ static bool is_majority_durable(const struct conf *c, uint64_t index, uint64_t t
         n += !c->members[i].learner && m && m->member_id == c->members[i].id &&
              check_is_durable(m, index, term);
     }
-    return 2 * n > conf_voters(c);
+    return 2 * n > cluster_voters(c);
 }
 
 /* A leader has moved its commit index by counting, by the configuration that it had applied; raft
@@ -371,8 +371,8 @@ static void check_counted(const struct machine *m, const struct raft_status *s)
     require(term == s->term, "a leader commits its own term by counting",
             "%s in term %lu commits entry %lu of term %lu", m->name, LU(s->term), LU(s->commit),
             LU(term));
-    require(is_majority_durable(conf_at(s->applied), s->commit, term) ||
-                is_majority_durable(conf_at(s->applied + 1), s->commit, term),
+    require(is_majority_durable(cluster_at(s->applied), s->commit, term) ||
+                is_majority_durable(cluster_at(s->applied + 1), s->commit, term),
             "a committed entry is on a majority of disks", "%s in term %lu commits entry %lu",
             m->name, LU(s->term), LU(s->commit));
 }
@@ -441,8 +441,8 @@ void check_raft_ready(struct machine *m, const struct raft_ready *rd)
                 LU(rd->committed[i].index));
 }
 
-/* If a later term is synced, the promise of an older one was kept in memory and has passed: as if it
- * had left then. */
+/* If a later term is synced, the promise of an older one was kept in memory and has passed: as if
+ * it had left then. */
 static bool was_durable(const struct watched *w, uint64_t index, uint64_t term)
 {
     const struct promise *p = &w->promises[term % PROMISES_MAX];

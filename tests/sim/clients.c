@@ -230,8 +230,7 @@ static void client_turn(void *arg)
 void clients_start(void)
 {
     for (unsigned i = 0; i < world.o.n_clients; i++)
-        kernel_after(rng_below(&world.rng, world.o.think_ns_max + 1), client_turn,
-                     &all.clients[i]);
+        kernel_after(rng_below(&world.rng, world.o.think_ns_max + 1), client_turn, &all.clients[i]);
 }
 
 void clients_stop(void)

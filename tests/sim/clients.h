@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Clients: each has one request under way at a time, at one member, through the doors that api/ uses.
- * Every answer goes to history.c; a request whose member dies, or that the client gives up, has an
- * unknown outcome.
+ * Clients: each has one request under way at a time, at one member, through the doors that api/
+ * uses. Every answer goes to history.c; a request whose member dies, or that the client gives up,
+ * has an unknown outcome.
  */
 #pragma once
 

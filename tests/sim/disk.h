@@ -3,8 +3,8 @@
  * Simulated disks behind storage/file.h, one for each machine; a path begins with the machine's
  * number: /3/data/...
  *
- * A file has what a reader sees (the cache) and what survives a power loss (the disk), in sectors; a
- * change of names is pending until its directory is synced. What is unsynced reaches the disk at
+ * A file has what a reader sees (the cache) and what survives a power loss (the disk), in sectors;
+ * a change of names is pending until its directory is synced. What is unsynced reaches the disk at
  * random moments. Each call that changes or syncs something is a boundary: there the process may
  * sleep, meet an error, or die.
  */
@@ -49,8 +49,8 @@ bool disk_met_end(const struct disk *d);
 /* After the death of the process. The armed end that killed it, or else end, decides. */
 void disk_reboot(struct disk *d, enum disk_end end);
 
-/* Flips a bit of what was synced into a file under dir, and had been synced before something behind it
- * was. False: there is no such file. */
+/* Flips a bit of what was synced into a file under dir, and had been synced before something behind
+ * it was. False: there is no such file. */
 bool disk_flip(struct disk *d, const char *dir);
 
 bool disk_has(struct disk *d, const char *path); /* a file or directory */

@@ -32,8 +32,8 @@ void names_deinit(struct names *n);
 void names_copy(struct names *to, const struct names *from);
 
 struct change {
-    char *from; /* NULL: created */
-    char *to;   /* NULL: removed */
+    char *from;          /* NULL: created */
+    char *to;            /* NULL: removed */
     struct inode *inode; /* NULL: a directory, renamed with all that is in it */
 };
 

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Changing stacks (see fiber_switch.h). Thread: one.
+ * Changing stacks (see fiber_switch.h): with setcontext() and _longjmp(), or, where
+ * AddressSanitizer has to be told of every stack, with swapcontext() and its marks. It owns
+ * nothing: a fiber's context and stack are the kernel's.
+ *
+ * Thread: one.
  */
 #include "tests/sim/fiber_switch.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Changing stacks. Not copied from one run to the next: a context belongs to one stack for ever, and
- * fiber_context_reset() begins anew at its bottom.
+ * Changing stacks. Not copied from one run to the next: a context belongs to one stack for ever,
+ * and fiber_context_reset() begins anew at its bottom.
  */
 #pragma once
 

@@ -7,8 +7,8 @@
  *   (1) an answer is what the model answers at that place: writes at their entry, reads at the
  *       revision in their header.
  *   (2) real time: what was answered before a request began has a lower revision than the change it
- *       makes, and is seen by it if it reads. So each request takes the highest revision answered so
- *       far along as its floor.
+ *       makes, and is seen by it if it reads. So each request takes the highest revision answered
+ *       so far along as its floor.
  *   (3) what was refused before it was proposed has no entry.
  *   (4) a serializable read sees some revision, and on one member in one life never an older one
  *       than a serializable read that was answered before it began.
@@ -148,8 +148,8 @@ static void end_read(struct op *op)
                                  : model_check_ranges(op->ranges, response);
 
     require(revision >= op->floor, op->serializable ? "a member never goes back" : "real time",
-            "op %lu read at revision %ld, began after %ld was answered",
-            (unsigned long)op->number, (long)revision, (long)op->floor);
+            "op %lu read at revision %ld, began after %ld was answered", (unsigned long)op->number,
+            (long)revision, (long)op->floor);
     history.counts.reads++;
     if (!op->serializable)
         raise(&history.answered, revision);
@@ -165,8 +165,7 @@ static void describe(void *arg)
     struct buf text = BUF_NULL;
 
     op_text(op, &text);
-    printf("op %lu at m%u: %s\n", (unsigned long)op->number, op->machine->number,
-           buf_cstr(&text));
+    printf("op %lu at m%u: %s\n", (unsigned long)op->number, op->machine->number, buf_cstr(&text));
     buf_deinit(&text);
 }
 

@@ -3,12 +3,12 @@
  * The simulated operating system (see kernel.h): events, processes and fibers.
  *
  * A fiber has a real stack. The first switch to it goes through setcontext(), all others through
- * _setjmp() and _longjmp(), which cost no system call; under AddressSanitizer, which follows stacks,
- * all of them are swapcontext(). Stacks are kept and used again.
+ * _setjmp() and _longjmp(), which cost no system call; under AddressSanitizer, which follows
+ * stacks, all of them are swapcontext(). Stacks are kept and used again.
  *
  * Invariants:
- *   (I1) an event names a fiber and its ticket; a fiber takes a new ticket each time it blocks, so a
- *        wake-up that comes too late, or to a dead fiber, does nothing.
+ *   (I1) an event names a fiber and its ticket; a fiber takes a new ticket each time it blocks, so
+ *        a wake-up that comes too late, or to a dead fiber, does nothing.
  *   (I2) events of one moment run in the order in which they were made.
  *   (I3) a fiber of a paused process does not run: its wake-up stays with it until the process is
  *        resumed.
@@ -43,7 +43,7 @@ struct fiber {
     void *arg;
     const void *waits_on;
     bool timed_out;
-    bool stalled; /* (I3) */
+    bool stalled;     /* (I3) */
     struct list link; /* in its process, or in the pool */
 };
 
@@ -89,8 +89,7 @@ static struct event heap_pop(void)
     size_t i = 0, child;
 
     while ((child = 2 * i + 1) < kernel.len) {
-        if (child + 1 < kernel.len &&
-            event_before(&kernel.heap[child + 1], &kernel.heap[child]))
+        if (child + 1 < kernel.len && event_before(&kernel.heap[child + 1], &kernel.heap[child]))
             child++;
         if (!event_before(&kernel.heap[child], &last))
             break;
@@ -213,9 +212,9 @@ struct fiber *fiber_current(void)
 
 bool fiber_lives(uint64_t id)
 {
-    list_for_each(at, &kernel.processes) {
+    list_for_each (at, &kernel.processes) {
         struct process *p = container_of(at, struct process, link);
-        list_for_each(link, &p->fibers) {
+        list_for_each (link, &p->fibers) {
             if (container_of(link, struct fiber, link)->id == id)
                 return true;
         }
@@ -266,7 +265,7 @@ static bool wake_in(struct process *p, const void *address, bool all)
 {
     bool woken = false;
 
-    list_for_each(link, &p->fibers) {
+    list_for_each (link, &p->fibers) {
         struct fiber *f = container_of(link, struct fiber, link);
         if (f->waits_on != address)
             continue;
@@ -287,7 +286,7 @@ void fiber_wake(struct process *p, const void *address, bool all)
         (void)wake_in(p, address, all);
         return;
     }
-    list_for_each(link, &kernel.processes) {
+    list_for_each (link, &kernel.processes) {
         if (wake_in(container_of(link, struct process, link), address, all) && !all)
             return;
     }
@@ -388,7 +387,7 @@ void process_resume(struct process *p)
     if (!p->paused)
         return;
     p->paused = false;
-    list_for_each(link, &p->fibers) {
+    list_for_each (link, &p->fibers) {
         struct fiber *f = container_of(link, struct fiber, link);
         if (!f->stalled)
             continue;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The simulated operating system: virtual time, processes, their threads. Production code runs on it
- * unchanged, threads and all: threads.c puts pthreads, and system.c the clocks and the few system
- * calls, on top of what is here.
+ * The simulated operating system: virtual time, processes, their threads. Production code runs on
+ * it unchanged, threads and all: threads.c puts pthreads, and system.c the clocks and the few
+ * system calls, on top of what is here.
  *
  * Everything happens on one real thread. A simulated thread (a fiber) runs until it blocks: on a
  * mutex, a condition, a disk, or because the scheduler takes the processor away (at a mutex, with
@@ -87,7 +87,7 @@ uint64_t process_true_delay(const struct process *p, uint64_t local_ns);
 /* A thread of p that runs run(arg) and ends; its first turn comes after a scheduling delay. */
 struct fiber *fiber_new(struct process *p, void (*run)(void *arg), void *arg);
 uint64_t fiber_id(const struct fiber *f); /* never used again */
-struct fiber *fiber_current(void); /* NULL: outside */
+struct fiber *fiber_current(void);        /* NULL: outside */
 
 /* The current fiber sleeps for true time. */
 void fiber_sleep(uint64_t ns);

@@ -25,7 +25,7 @@
 #include "storage/db_mem.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
-#include "tests/sim/conf.h"
+#include "tests/sim/cluster.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
 #include "tests/sim/operator.h"
@@ -148,8 +148,8 @@ static void died(struct process *p)
 {
     struct machine *m = p->owner;
 
-    require(m->killed || disk_met_end(m->disk) || may_give_up(m), "a member gave up",
-            "%s: %s", m->name, system_last_words());
+    require(m->killed || disk_met_end(m->disk) || may_give_up(m), "a member gave up", "%s: %s",
+            m->name, system_last_words());
     trace2("m%lu died, life %lu", m->number, m->lives);
     clients_lose(m);
     operator_lose(m);
@@ -170,14 +170,13 @@ static void exited(struct machine *m)
 
 static bool is_removed(const struct machine *m)
 {
-    return m->member_id != 0 && conf_is_removed(m->member_id);
+    return m->member_id != 0 && cluster_is_removed(m->member_id);
 }
 
 static void refused(struct machine *m)
 {
     trace1("m%lu refused to start", m->number);
-    require(m->damaged || m->joins || is_removed(m) ||
-                disk_errors(m->disk) > m->errors_at_start,
+    require(m->damaged || m->joins || is_removed(m) || disk_errors(m->disk) > m->errors_at_start,
             "a member refused to start", "%s: %s", m->name, system_last_words());
     if (m->damaged)
         m->state = MACHINE_RETIRED;
@@ -240,7 +239,7 @@ void machine_start(struct machine *m)
     m->state = MACHINE_STARTING;
     m->errors_at_start = disk_errors(m->disk);
     if (m->joins) {
-        _cleanup_(mem_freep) char *initial = conf_text(conf_now());
+        _cleanup_(mem_freep) char *initial = cluster_text(cluster_now());
         machine_configure(m, initial, true);
     }
     trace2("m%lu starts, life %lu", m->number, m->lives);

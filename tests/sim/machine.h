@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A machine: a disk, an address, and the process of a member that is started, stopped, killed and
- * started again on it. What the process does is what server/main.c does, with server_start() and all
- * the threads behind it.
+ * started again on it. What the process does is what server/main.c does, with server_start() and
+ * all the threads behind it.
  */
 #pragma once
 
@@ -37,10 +37,10 @@ struct machine {
     bool has_config;
     enum machine_state state;
     unsigned lives;
-    bool joins;              /* its first start asks the others, and may be refused */
-    bool damaged;            /* a bit was flipped: it may refuse to start */
-    bool killed;             /* by us: its death needs no other reason */
-    enum disk_end end;       /* then: how */
+    bool joins;        /* its first start asks the others, and may be refused */
+    bool damaged;      /* a bit was flipped: it may refuse to start */
+    bool killed;       /* by us: its death needs no other reason */
+    enum disk_end end; /* then: how */
     bool wants_stop;
     uint64_t errors_at_start; /* of the disk */
     unsigned inside;          /* calls that run in it */

@@ -210,8 +210,9 @@ static void change_put(struct walk *w, const Etcdserverpb__PutRequest *q)
 }
 
 /* Deletes what wanted() wants; returns how many. */
-static int64_t change_delete(struct walk *w, bool (*wanted)(const void *arg, const struct key *k,
-                                                            const struct version *v),
+static int64_t change_delete(struct walk *w,
+                             bool (*wanted)(const void *arg, const struct key *k,
+                                            const struct version *v),
                              const void *arg)
 {
     int64_t main = w->main;
@@ -293,8 +294,8 @@ static void check_previous(const struct walk *w, struct bytes name, bool wanted,
 {
     const struct version *v = live(w, name);
 
-    require((kv != NULL) == (wanted && v), "answer", "key %.*s at %ld: previous value",
-            SHOW(name), (long)w->main);
+    require((kv != NULL) == (wanted && v), "answer", "key %.*s at %ld: previous value", SHOW(name),
+            (long)w->main);
     if (kv)
         check_kv(key_of(name, false), v, kv, false, "previous value");
 }
@@ -563,10 +564,8 @@ static enum outcome run_request(struct walk *w, const struct model_mark *mark,
 void model_apply(uint64_t index, const Etcdserverpb__InternalRaftRequest *q)
 {
     struct model_mark mark = model_now(index);
-    struct walk w = {.applies = true,
-                     .index = index,
-                     .main = model.revision + 1,
-                     .compacted = model.compacted};
+    struct walk w = {
+        .applies = true, .index = index, .main = model.revision + 1, .compacted = model.compacted};
 
     (void)run_request(&w, &mark, q, &(struct answer){0});
     if (w.sub > 0)

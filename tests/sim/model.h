@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the store must hold: etcd's semantics once more, as simply as can be, over the committed
- * entries. It keeps all versions of all keys for ever, so an answer given at any time can be checked
- * against the state at its revision.
+ * entries. It keeps all versions of all keys for ever, so an answer given at any time can be
+ * checked against the state at its revision.
  *
  * Of etcd's requests it knows those that the simulator's clients and members make.
  */
@@ -36,7 +36,8 @@ void model_apply(uint64_t index, const Etcdserverpb__InternalRaftRequest *q);
 int64_t model_check_answer(const struct model_mark *mark,
                            const Etcdserverpb__InternalRaftRequest *q, enum outcome outcome,
                            struct bytes response, bool *ret_changed);
-/* A range that ran at the revision in its header, or at the one it asked for. Returns the former. */
+/* A range that ran at the revision in its header, or at the one it asked for. Returns the
+ * former. */
 int64_t model_check_range(const Etcdserverpb__RangeRequest *q, struct bytes response);
 /* The same for a transaction of ranges. */
 int64_t model_check_ranges(const Etcdserverpb__TxnRequest *q, struct bytes response);

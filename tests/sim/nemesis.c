@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "server/server_private.h"
 #include "tests/sim/checks.h"
-#include "tests/sim/conf.h"
+#include "tests/sim/cluster.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/network.h"
 #include "tests/sim/operator.h"
@@ -298,7 +298,7 @@ void nemesis_heal(void)
         *disk_faults(m->disk) = quick;
         process_clock_rate(&m->process, 1000000);
         process_resume(&m->process);
-        if (!conf_of_machine(conf_now(), m->number))
+        if (!cluster_of_machine(cluster_now(), m->number))
             continue; /* removed: what it does is no matter any more */
         machine_start(m);
     }

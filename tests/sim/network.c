@@ -18,8 +18,7 @@
 #include "raft/log.h"
 #include "server/peer_door.h"
 #include "tests/sim/checks.h"
-#include "tests/sim/conf.h"
-
+#include "tests/sim/cluster.h"
 
 #define SNAPSHOT_OVERDUE_NS (5 * SECOND)
 enum { UNREACHABLE_ONE_IN = 4, SNAPSHOT_PARTIAL_ONE_IN = 3 };
@@ -113,10 +112,7 @@ static struct parcel *parcel_new(struct machine *from, struct machine *to,
 {
     struct parcel *p = mem_new(struct parcel);
 
-    *p = (struct parcel){.message = *m,
-                         .from = from,
-                         .to = to,
-                         .from_life = from->lives};
+    *p = (struct parcel){.message = *m, .from = from, .to = to, .from_life = from->lives};
     if (m->n_entries > 0) {
         p->message.entries = mem_alloc_raw(m->n_entries * sizeof(*m->entries));
         memcpy(p->message.entries, m->entries, m->n_entries * sizeof(*m->entries));
@@ -210,7 +206,7 @@ static void dispatch(struct parcel *p)
 /* Where that member is or was: another one may live there now. */
 static struct machine *machine_with(uint64_t member_id)
 {
-    return world.machines[conf_number(member_id)];
+    return world.machines[cluster_number(member_id)];
 }
 
 struct failure {
@@ -399,7 +395,7 @@ struct errand {
     struct machine *from, *to;
     unsigned from_life;
     struct server *server; /* that is asked */
-    unsigned refs; /* its way, and the time-out */
+    unsigned refs;         /* its way, and the time-out */
     bool answered;
 };
 
@@ -467,7 +463,7 @@ static void errand_arrives(void *arg)
 
     for (size_t i = 0; errand_lives(e) && i < e->fetch->n_urls; i++) {
         struct machine *to = world.machines[number_of_url(e->fetch->urls[i])];
-        if (!to || !network_reaches(e->from, to) || !network_reaches(to, e->from))
+        if (!to || !network_reaches(e->from, to) || link_of(to, e->from)->cut)
             continue;
         e->to = to;
         e->server = to->server;
@@ -492,12 +488,12 @@ static void fetch(struct transport *t, struct transport_fetch *f)
 
 void network_stop(struct machine *m)
 {
-    list_for_each_safe(link, next, &net.snapshots) {
+    list_for_each_safe (link, next, &net.snapshots) {
         struct parcel *p = container_of(link, struct parcel, link);
         if (p->from == m && p->from_life == m->lives)
             snapshot_answer_now(p);
     }
-    list_for_each_safe(link, next, &net.errands) {
+    list_for_each_safe (link, next, &net.errands) {
         struct errand *e = container_of(link, struct errand, link);
         if (e->from != m || e->from_life != m->lives)
             continue;

@@ -171,7 +171,8 @@ static Etcdserverpb__Compare *random_compare(struct rng *rng)
     return c;
 }
 
-/* Deletes of overlapping intervals, and two puts of one key, are refused before proposing by api/. */
+/* Deletes of overlapping intervals, and two puts of one key, are refused before proposing by
+ * api/. */
 static bool conflicts(Etcdserverpb__RequestOp *const *ops, size_t n)
 {
     size_t n_writes = 0;

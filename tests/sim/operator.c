@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "rpc.pb-c.h"
 #include "server/server.h"
-#include "tests/sim/conf.h"
+#include "tests/sim/cluster.h"
 
 enum { MEMBERS_MAX_WANTED = 7 };
 
@@ -62,7 +62,7 @@ static void start_member(const struct conf_member *c)
 
 static void start_members(void)
 {
-    const struct conf *c = conf_now();
+    const struct conf *c = cluster_now();
 
     for (unsigned i = 0; i < c->len; i++)
         start_member(&c->members[i]);
@@ -78,7 +78,7 @@ static unsigned free_machine(void)
 {
     for (unsigned i = 1; i <= MACHINES_MAX; i++) {
         const struct machine *m = world.machines[i];
-        if (conf_of_machine(conf_now(), i) || (m && (m->process.alive || m->damaged)))
+        if (cluster_of_machine(cluster_now(), i) || (m && (m->process.alive || m->damaged)))
             continue;
         if (!m || m->state == MACHINE_RETIRED)
             return i;
@@ -154,7 +154,7 @@ static void ask(struct machine *m, enum change_kind kind, uint64_t id, unsigned 
                          .number = number};
     operator.under_way = c;
     trace3("change of kind %lu at m%lu, machine %lu", kind, m->number,
-           number ? number : conf_number(id));
+           number ? number : cluster_number(id));
     machine_call(m, ask_main, c);
 }
 
@@ -169,14 +169,14 @@ static struct machine *somebody(void)
 
 static const struct conf_member *any_member(void)
 {
-    const struct conf *c = conf_now();
+    const struct conf *c = cluster_now();
 
     return c->len ? &c->members[rng_below(&world.rng, c->len)] : NULL;
 }
 
 static const struct conf_member *learner(void)
 {
-    const struct conf *c = conf_now();
+    const struct conf *c = cluster_now();
 
     for (unsigned i = 0; i < c->len; i++)
         if (c->members[i].learner)
@@ -187,7 +187,7 @@ static const struct conf_member *learner(void)
 /* One that will never come back, if there is one. */
 static const struct conf_member *lost_member(void)
 {
-    const struct conf *c = conf_now();
+    const struct conf *c = cluster_now();
 
     for (unsigned i = 0; i < c->len; i++) {
         const struct machine *m = world.machines[c->members[i].number];
@@ -206,9 +206,9 @@ static void change_something(struct machine *m)
         ask(m, CHANGE_REMOVE, about->id, 0);
     else if (l && one_in(2))
         ask(m, CHANGE_PROMOTE, l->id, 0);
-    else if (number && conf_now()->len < MEMBERS_MAX_WANTED && one_in(2))
+    else if (number && cluster_now()->len < MEMBERS_MAX_WANTED && one_in(2))
         ask(m, !l && one_in(2) ? CHANGE_ADD_LEARNER : CHANGE_ADD, 0, number);
-    else if ((about = any_member()) && conf_now()->len > 1)
+    else if ((about = any_member()) && cluster_now()->len > 1)
         ask(m, CHANGE_REMOVE, about->id, 0);
 }
 
@@ -246,7 +246,7 @@ static void transfer_turn(void *arg)
         return;
     if (m && to && !operator.under_way) {
         server_info(m->server, &info);
-        struct machine *leader = world.machines[conf_number(info.leader_id)];
+        struct machine *leader = world.machines[cluster_number(info.leader_id)];
         ask(machine_serves(leader) ? leader : m, CHANGE_MOVE, to->id, 0);
     }
     later(world.o.transfer_rate, transfer_turn);

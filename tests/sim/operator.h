@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The operator of the cluster: adds, promotes, removes and replaces members and moves the leader, one
- * change at a time, through some member. What it asked for may fail or have an unknown end; it then
- * looks at the configuration and starts what belongs to it.
+ * The operator of the cluster: adds, promotes, removes and replaces members and moves the leader,
+ * one change at a time, through some member. What it asked for may fail or have an unknown end; it
+ * then looks at the configuration and starts what belongs to it.
  */
 #pragma once
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a seed chooses. "Swarm": each run has some of the faults only, because a fault that is always
- * there hides what another one would show; and limits are often very small, so that what is rare
- * elsewhere happens all the time.
+ * What a seed chooses. "Swarm": each run has some of the faults only, because a fault that is
+ * always there hides what another one would show; and limits are often very small, so that what is
+ * rare elsewhere happens all the time.
  *
  * Thread: the only one.
  */

@@ -12,7 +12,7 @@
 #include "server/server_private.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
-#include "tests/sim/conf.h"
+#include "tests/sim/cluster.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/truth.h"
 
@@ -24,13 +24,13 @@ static struct op *proofs[MACHINES_MAX + 1];
 /* To the configuration, and not lost for ever. */
 static bool belongs(const struct machine *m)
 {
-    return m && conf_find(conf_now(), m->member_id) &&
+    return m && cluster_find(cluster_now(), m->member_id) &&
            !(m->damaged && m->state == MACHINE_RETIRED);
 }
 
 static bool is_learner(const struct machine *m)
 {
-    const struct conf_member *c = conf_find(conf_now(), m->member_id);
+    const struct conf_member *c = cluster_find(cluster_now(), m->member_id);
 
     return c && c->learner;
 }
@@ -80,7 +80,7 @@ static void prove(struct machine *m)
 /* Of the members that the configuration has, each runs somewhere. */
 static bool all_there(void)
 {
-    const struct conf *c = conf_now();
+    const struct conf *c = cluster_now();
 
     for (unsigned i = 0; i < c->len; i++) {
         const struct machine *m = world.machines[c->members[i].number];
@@ -129,8 +129,8 @@ static void hash_main(void *arg)
     store_hold(&m->server->store);
     check(mvcc_hash_kv(m->server->store.mvcc, 0, &hash) == 0);
     store_release(&m->server->store);
-    require(hash.revision == model_revision(), "all members come to one revision", "%s: %ld, not %ld",
-            m->name, (long)hash.revision, (long)model_revision());
+    require(hash.revision == model_revision(), "all members come to one revision",
+            "%s: %ld, not %ld", m->name, (long)hash.revision, (long)model_revision());
     check_hash_kv(m, hash.revision, hash.compact_revision, hash.hash);
 }
 
@@ -165,8 +165,8 @@ static void describe(const char *what)
         char text[200];
         if (!m)
             continue;
-        snprintf(text, sizeof(text), "%s: m%u state %d proven %d commit %lu applied %lu term %lu", what,
-                 i, (int)m->state, is_proven(i),
+        snprintf(text, sizeof(text), "%s: m%u state %d proven %d commit %lu applied %lu term %lu",
+                 what, i, (int)m->state, is_proven(i),
                  m->server ? (unsigned long)atomic_load(&m->server->state.committed) : 0,
                  m->server ? (unsigned long)atomic_load(&m->server->state.applied) : 0,
                  m->server ? (unsigned long)atomic_load(&m->server->state.term) : 0);

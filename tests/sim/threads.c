@@ -4,8 +4,8 @@
  * objects keep their type; what is in them is ours. All zeros is an unlocked mutex and a condition
  * that nobody waits for, so static initialisers work.
  *
- * Outside of fibers, where the simulator looks at things, locks are taken as if nobody else existed:
- * nothing runs meanwhile.
+ * Outside of fibers, where the simulator looks at things, locks are taken as if nobody else
+ * existed: nothing runs meanwhile.
  *
  * Invariants:
  *   (I1) a mutex whose owner died with its process is free: it was a global one, which processes

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What happened, for the eyes of whoever looks at a failure, and for the digest that two runs of one
- * seed must share. The last TRACE_MAX records are kept and printed when an invariant fails.
+ * What happened, for the eyes of whoever looks at a failure, and for the digest that two runs of
+ * one seed must share. The last TRACE_MAX records are kept and printed when an invariant fails.
  */
 #pragma once
 

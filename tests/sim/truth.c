@@ -10,7 +10,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
-#include "tests/sim/conf.h"
+#include "tests/sim/cluster.h"
 #include "tests/sim/table.h"
 #include "tests/sim/trace.h"
 
@@ -26,7 +26,7 @@ void truth_init(void)
     memset(&truth, 0, sizeof(truth));
     truth.len = 1;
     model_init();
-    conf_init();
+    cluster_init();
 }
 
 void truth_deinit(void)
@@ -37,7 +37,7 @@ void truth_deinit(void)
     table_deinit(&truth.requests);
     memset(&truth, 0, sizeof(truth));
     model_deinit();
-    conf_deinit();
+    cluster_deinit();
 }
 
 uint64_t truth_committed(void)
@@ -121,7 +121,7 @@ static void apply_first(const struct raft_entry *entry)
     e->mark = model_now(entry->index);
     truth.applied = entry->index;
     if (entry->type != RAFT_ENTRY_NORMAL)
-        conf_apply(entry);
+        cluster_apply(entry);
     if (entry->type != RAFT_ENTRY_NORMAL || blob_bytes(entry->data).len == 0)
         return;
     Etcdserverpb__InternalRaftRequest *q = decode(e);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One run: machines with their members, clients, a network, and what goes wrong with them, all drawn
- * from one seed.
+ * One run: machines with their members, clients, a network, and what goes wrong with them, all
+ * drawn from one seed.
  *
  *   chaos    for some seconds of virtual time everything that the seed has chosen happens
  *   healing  all faults end, everything that can run runs, the network works
@@ -20,14 +20,14 @@ struct server;
 struct machine;
 
 enum {
-    MACHINES_MAX = 16,  /* with those that come later; numbered from 1 */
+    MACHINES_MAX = 16, /* with those that come later; numbered from 1 */
     CLIENTS_MAX = 16,
 };
 
 enum phase { PHASE_CHAOS, PHASE_HEALING, PHASE_PROOF, PHASE_DONE };
 
-/* What the seed has chosen (options.c); rates are per second of virtual time and thousandths, so 500
- * is once in two seconds. */
+/* What the seed has chosen (options.c); rates are per second of virtual time and thousandths, so
+ * 500 is once in two seconds. */
 struct options {
     unsigned n_members;
     unsigned n_clients;

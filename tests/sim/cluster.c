@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Configurations (see conf.h).
+ * Configurations (see cluster.h).
  *
  * Thread: the only one.
  */
-#include "tests/sim/conf.h"
+#include "tests/sim/cluster.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,19 +37,19 @@ static struct conf *add(const struct conf *from)
     return &all.items[all.len++];
 }
 
-void conf_init(void)
+void cluster_init(void)
 {
     memset(&all, 0, sizeof(all));
     (void)add(NULL);
 }
 
-void conf_deinit(void)
+void cluster_deinit(void)
 {
     free(all.items);
     memset(&all, 0, sizeof(all));
 }
 
-const struct conf *conf_at(uint64_t index)
+const struct conf *cluster_at(uint64_t index)
 {
     size_t i = all.len - 1;
 
@@ -58,12 +58,12 @@ const struct conf *conf_at(uint64_t index)
     return &all.items[i];
 }
 
-const struct conf *conf_now(void)
+const struct conf *cluster_now(void)
 {
     return &all.items[all.len - 1];
 }
 
-const struct conf_member *conf_find(const struct conf *c, uint64_t id)
+const struct conf_member *cluster_find(const struct conf *c, uint64_t id)
 {
     for (unsigned i = 0; i < c->len; i++)
         if (c->members[i].id == id)
@@ -71,7 +71,7 @@ const struct conf_member *conf_find(const struct conf *c, uint64_t id)
     return NULL;
 }
 
-const struct conf_member *conf_of_machine(const struct conf *c, unsigned number)
+const struct conf_member *cluster_of_machine(const struct conf *c, unsigned number)
 {
     for (unsigned i = 0; i < c->len; i++)
         if (c->members[i].number == number)
@@ -79,7 +79,7 @@ const struct conf_member *conf_of_machine(const struct conf *c, unsigned number)
     return NULL;
 }
 
-unsigned conf_voters(const struct conf *c)
+unsigned cluster_voters(const struct conf *c)
 {
     unsigned n = 0;
 
@@ -88,7 +88,7 @@ unsigned conf_voters(const struct conf *c)
     return n;
 }
 
-bool conf_is_removed(uint64_t id)
+bool cluster_is_removed(uint64_t id)
 {
     for (size_t i = 0; i < all.n_removed; i++)
         if (all.removed[i] == id)
@@ -96,7 +96,7 @@ bool conf_is_removed(uint64_t id)
     return false;
 }
 
-unsigned conf_number(uint64_t id)
+unsigned cluster_number(uint64_t id)
 {
     for (size_t i = 0; i < all.n_ids; i++)
         if (all.ids[i].id == id)
@@ -104,7 +104,7 @@ unsigned conf_number(uint64_t id)
     return 0;
 }
 
-char *conf_text(const struct conf *c)
+char *cluster_text(const struct conf *c)
 {
     struct buf text = BUF_NULL;
 
@@ -146,15 +146,15 @@ static struct change parse(const struct raft_entry *entry)
 
 static unsigned learners(const struct conf *c)
 {
-    return c->len - conf_voters(c);
+    return c->len - cluster_voters(c);
 }
 
 /* etcd's ValidateConfigurationChange. */
 static bool is_allowed(const struct conf *c, const struct change *change)
 {
-    const struct conf_member *m = conf_find(c, change->id);
+    const struct conf_member *m = cluster_find(c, change->id);
 
-    if (conf_is_removed(change->id))
+    if (cluster_is_removed(change->id))
         return false;
     switch (change->type) {
     case RAFTPB__CONF_CHANGE_TYPE__ConfChangeRemoveNode:
@@ -163,7 +163,7 @@ static bool is_allowed(const struct conf *c, const struct change *change)
     }
     if (change->promotes)
         return m && m->learner;
-    if (m || conf_of_machine(c, change->number))
+    if (m || cluster_of_machine(c, change->number))
         return false;
     return !(change->learner && learners(c) >= LEARNERS_MAX);
 }
@@ -191,11 +191,11 @@ static void drop(struct conf *c, uint64_t id)
     all.removed[all.n_removed++] = id;
 }
 
-void conf_apply(const struct raft_entry *entry)
+void cluster_apply(const struct raft_entry *entry)
 {
     struct change change = parse(entry);
 
-    if (!is_allowed(conf_now(), &change))
+    if (!is_allowed(cluster_now(), &change))
         return;
     struct conf *c = add(&all.items[all.len - 1]);
     c->index = entry->index;
@@ -204,7 +204,7 @@ void conf_apply(const struct raft_entry *entry)
     if (change.type == RAFTPB__CONF_CHANGE_TYPE__ConfChangeRemoveNode)
         drop(c, change.id);
     else if (change.promotes)
-        ((struct conf_member *)(uintptr_t)conf_find(c, change.id))->learner = false;
+        ((struct conf_member *)(uintptr_t)cluster_find(c, change.id))->learner = false;
     else if (change.type != RAFTPB__CONF_CHANGE_TYPE__ConfChangeUpdateNode)
         insert(c, (struct conf_member){change.id, change.number, change.learner});
 }
