@@ -34,6 +34,9 @@ func newScript(t *testing.T, kinds []harness.Kind) *script {
 	t.Helper()
 	s := &script{t: t, c: harness.StartCluster(t, kinds)}
 	s.c.MoveLeader(s.c.Members[0])
+	for _, m := range s.c.Members {
+		s.settle(m)
+	}
 	return s
 }
 
@@ -107,7 +110,7 @@ func (s *script) listThrough(m *harness.Member) {
 // came, and then notes the outcome.
 func (s *script) patiently(f func() error) error {
 	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.ReadyLimit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if err = f(); err == nil || !strings.Contains(err.Error(), "unhealthy cluster") {
 			return err
 		}
@@ -120,6 +123,18 @@ func (s *script) patiently(f func() error) error {
 func (s *script) nowhere() string {
 	s.nowheres++
 	return fmt.Sprintf("http://127.0.0.1:%d", s.nowheres)
+}
+
+// settle waits until a member finds the cluster healthy enough to grow.
+func (s *script) settle(m *harness.Member) {
+	s.t.Helper()
+	err := s.patiently(func() error {
+		_, err := m.Client().MemberAdd(s.ctx(), &pb.MemberAddRequest{PeerURLs: []string{m.PeerURL()}})
+		return err
+	})
+	if want := "FailedPrecondition: etcdserver: Peer URLs already exists"; outcome(err) != want {
+		s.t.Fatalf("%s adds a known address: want %s, got %s", m.Name, want, outcome(err))
+	}
 }
 
 // add adds a member that never starts, and takes it out again when that worked.
