@@ -453,6 +453,9 @@ func TestMetricsAfterRestart(t *testing.T) {
 	}
 	_, err := c.Compact(ctx, 4)
 	must(t, err)
+	for samples(t, s, "etcd_cluster_version") == "" { // The leader decides it a moment after it leads.
+		must(t, ctx.Err())
+	}
 	_, err = s.Terminate()
 	must(t, err)
 	must(t, s.StartReady())
