@@ -289,6 +289,30 @@ static void ask(struct node *n, struct note *note)
     task->run(task, n->raft);
 }
 
+/* A change of the configuration is committed, and our apply worker has not said yet that it is
+ * applied. */
+static bool conf_is_pending(struct node *n)
+{
+    struct raft_status status;
+
+    raft_status(n->raft, &status);
+    return status.conf_index_pending > status.applied &&
+           status.conf_index_pending <= status.commit;
+}
+
+/* A follower that has applied a change may pass on the next one before this leader has applied it;
+ * raft would refuse it, and whoever asked would wait for nothing. It waits here for that moment. */
+static bool keep_early(struct node *n, struct note *note)
+{
+    const struct raft_message *m = note->kind == NOTE_MESSAGE ? note->message : NULL;
+    bool early = m && m->type == RAFT_MSG_PROP && m->n_entries > 0 &&
+                 m->entries[0].type != RAFT_ENTRY_NORMAL && !n->early && conf_is_pending(n);
+
+    if (early)
+        n->early = note;
+    return early;
+}
+
 static int take_note(struct node *n, struct note *note)
 {
     switch (note->kind) {
@@ -327,6 +351,17 @@ static void note_free(struct node *n, struct note *note)
     free(note);
 }
 
+static void step_early(struct node *n)
+{
+    struct note *note = n->early;
+
+    if (!note || conf_is_pending(n))
+        return;
+    n->early = NULL;
+    step_message(n, note->message);
+    note_free(n, note);
+}
+
 int node_take_inbox(struct node *n)
 {
     struct inbox_item *item = inbox_drain(&n->inbox, NULL), *next;
@@ -335,10 +370,13 @@ int node_take_inbox(struct node *n)
     for (; item; item = next) {
         struct note *note = container_of(item, struct note, item);
         next = item->next;
+        if (keep_early(n, note))
+            continue;
         if (r >= 0)
             r = take_note(n, note);
         note_free(n, note);
     }
+    step_early(n);
     return r;
 }
 
@@ -346,6 +384,8 @@ void node_free_inbox(struct node *n)
 {
     struct inbox_item *item, *next;
 
+    if (n->early)
+        note_free(n, n->early);
     for (item = inbox_drain(&n->inbox, NULL); item; item = next) {
         next = item->next;
         note_free(n, container_of(item, struct note, item));

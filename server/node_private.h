@@ -106,6 +106,7 @@ struct node {
     _Atomic uint64_t waiting_bytes; /* proposals in the inbox and held */
     struct load messages;
     struct load peer_proposals;
+    struct note *early; /* a change from a follower, until the one before is applied here */
 
     struct proposals batch; /* of this turn */
     struct proposals held;  /* while there is no leader */
