@@ -220,8 +220,8 @@ static int installed(struct node *n, uint64_t index)
     return wal_release(n->wal, index);
 }
 
-/* A snapshot is being made ready here, or one was refused just now. A probe behind the end of our log
- * would be rejected, and bring the next snapshot: it is lost instead. */
+/* A snapshot is being made ready here, or one was refused just now. A probe behind the end of our
+ * log would be rejected, and bring the next snapshot: it is lost instead. */
 static bool comes_too_early(struct node *n, const struct raft_message *m)
 {
     struct raft_status status;
