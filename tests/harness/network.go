@@ -153,7 +153,7 @@ func (n *Network) Heal(late bool) {
 	n.mu.Unlock()
 }
 
-// Passed returns how many bytes of a link have arrived.
+// Passed returns how many bytes of a link were passed on.
 func (n *Network) Passed(from, to int) int64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -325,13 +325,13 @@ func (p *passage) flow(l link, from, to *net.TCPConn) {
 		if !p.until(c.due) || !p.wait(l) {
 			return
 		}
+		p.net.mu.Lock()
+		p.net.passed[l] += int64(len(c.data))
+		p.net.mu.Unlock()
 		if _, err := to.Write(c.data); err != nil {
 			p.reset()
 			return
 		}
-		p.net.mu.Lock()
-		p.net.passed[l] += int64(len(c.data))
-		p.net.mu.Unlock()
 	}
 	if p.wait(l) {
 		to.CloseWrite()
