@@ -10,9 +10,7 @@
  *        acknowledgement is the PERSISTED input.
  *   (I2) entries reach the apply inbox in index order, each once, each durable here; a snapshot
  *        takes the place of those that it holds, when the log says so durably.
- *   (I3) a proposal without a leader stays in `held` until there is one or its request is gone; it
- *        is never proposed twice.
- *   (I4) what has come is stepped before the time that has passed: a member that was stopped hears
+ *   (I3) what has come is stepped before the time that has passed: a member that was stopped hears
  *        of its leader before it misses it. Time that passed meanwhile does not come in a burst.
  *
  * Thread: raft.
@@ -29,7 +27,7 @@
 #include "server/snapshot.h"
 #include "server/transport.h"
 
-enum { SLOW_SYNC_MS = 1000, ADVANCE_MS = 5000, FORWARD_BYTES_MAX = 1 << 20 };
+enum { SLOW_SYNC_MS = 1000, ADVANCE_MS = 5000 };
 
 static void catchup_fill(struct node *n)
 {
@@ -52,22 +50,13 @@ struct node *node_new(const struct node_options *options)
     return n;
 }
 
-static void proposals_deinit(struct proposals *p)
-{
-    for (size_t i = 0; i < p->len; i++)
-        blob_unref(p->entries[i].data);
-    free(p->entries);
-    free(p->ids);
-}
-
 struct node *node_free(struct node *n)
 {
     if (!n)
         return NULL;
     node_free_inbox(n);
     node_drop_delayed(n);
-    proposals_deinit(&n->batch);
-    proposals_deinit(&n->held);
+    node_proposals_deinit(n);
     raft_free(n->raft);
     wal_close(n->wal);
     free(n->reads.next.items);
@@ -100,90 +89,6 @@ void ids_add(struct ids *ids, uint64_t id)
 {
     grow((void **)&ids->items, &ids->cap, ids->len, sizeof(*ids->items));
     ids->items[ids->len++] = id;
-}
-
-/* ---- proposals ---- */
-
-static void proposals_add(struct proposals *p, uint64_t id, const struct raft_entry *entry)
-{
-    size_t cap = p->cap;
-
-    grow((void **)&p->entries, &cap, p->len, sizeof(*p->entries));
-    grow((void **)&p->ids, &p->cap, p->len, sizeof(*p->ids));
-    p->entries[p->len] = *entry;
-    p->ids[p->len++] = id;
-}
-
-static void drop_proposal(struct node *n, struct blob *data)
-{
-    node_uncharge(n, data);
-    blob_unref(data);
-}
-
-/* Proposals whose request is gone (time-out, client away) were never proposed: they are dropped. */
-static void forget_gone(struct node *n)
-{
-    struct proposals *p = &n->held;
-    size_t len = 0;
-
-    for (size_t i = 0; i < p->len; i++) {
-        if (!wait_contains(n->o.wait, p->ids[i])) {
-            drop_proposal(n, p->entries[i].data);
-            continue;
-        }
-        p->entries[len] = p->entries[i];
-        p->ids[len++] = p->ids[i];
-    }
-    p->len = len;
-}
-
-/* They come before those that came later. */
-static void release_held(struct node *n)
-{
-    struct proposals held = n->held;
-
-    if (held.len == 0)
-        return;
-    forget_gone(n);
-    held = n->held;
-    for (size_t i = 0; i < n->batch.len; i++)
-        proposals_add(&held, n->batch.ids[i], &n->batch.entries[i]);
-    n->held = n->batch;
-    n->held.len = 0;
-    n->batch = held;
-}
-
-/* How many go to raft in one input: a leader takes all, a follower sends them on in messages. */
-static size_t portion(const struct proposals *p, size_t first, bool leads)
-{
-    uint64_t bytes = 0;
-    size_t i = first;
-
-    if (leads)
-        return p->len - first;
-    do
-        bytes += blob_bytes(p->entries[i++].data).len;
-    while (i < p->len && bytes + blob_bytes(p->entries[i].data).len <= FORWARD_BYTES_MAX);
-    return i - first;
-}
-
-static void propose(struct node *n, bool leads)
-{
-    struct proposals *p = &n->batch;
-
-    for (size_t i = 0, len; i < p->len; i += len) {
-        len = portion(p, i, leads);
-        int r = raft_step(n->raft, &(struct raft_input){.type = RAFT_PROPOSE,
-                                                        .entries = &p->entries[i],
-                                                        .n_entries = len});
-        for (size_t k = i; k < i + len; k++) {
-            if (r == RAFT_E_DROPPED)
-                proposals_add(&n->held, p->ids[k], &p->entries[k]); /* (I3) */
-            else
-                drop_proposal(n, p->entries[k].data);
-        }
-    }
-    p->len = 0;
 }
 
 /* ---- time ---- */
@@ -235,7 +140,7 @@ static void advance_ticks(struct node *n)
         (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_TICK});
 }
 
-/* (I4): at most one tick a turn. */
+/* (I3): at most one tick a turn. */
 static void tick(struct node *n)
 {
     uint64_t last_ms = n->last_tick_ms, now_ms = n->now_ms;
@@ -246,7 +151,7 @@ static void tick(struct node *n)
         n->advance_until_ms = n->o.tick_advance ? now_ms + ADVANCE_MS : 0;
     n->last_tick_ms =
         last_ms != 0 && now_ms < last_ms + 2 * n->o.tick_ms ? last_ms + n->o.tick_ms : now_ms;
-    forget_gone(n);
+    node_proposals_tick(n);
     forget_moves(n);
     node_reads_tick(n);
     node_sends_tick(n);
@@ -276,8 +181,8 @@ static void node_feed(struct node *n)
     if (status.sole_voter && status.role == RAFT_FOLLOWER)
         (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_CAMPAIGN});
     if (status.leader != 0)
-        release_held(n);
-    propose(n, status.role == RAFT_LEADER);
+        node_proposals_release(n);
+    node_proposals_step(n, status.role == RAFT_LEADER);
     node_reads_start(n);
 }
 

@@ -193,13 +193,8 @@ void node_release(struct node *n, uint64_t index)
 
 static void batch_add(struct node *n, struct note *note)
 {
-    struct proposals *b = &n->batch;
-    size_t cap = b->cap;
-
-    grow((void **)&b->entries, &cap, b->len, sizeof(*b->entries));
-    grow((void **)&b->ids, &b->cap, b->len, sizeof(*b->ids));
-    b->entries[b->len] = (struct raft_entry){.type = note->type, .data = note->data};
-    b->ids[b->len++] = note->id;
+    proposals_add(&n->batch, note->id,
+                  &(struct raft_entry){.type = note->type, .data = note->data});
     note->data = NULL;
 }
 
@@ -296,8 +291,7 @@ static bool conf_is_pending(struct node *n)
     struct raft_status status;
 
     raft_status(n->raft, &status);
-    return status.conf_index_pending > status.applied &&
-           status.conf_index_pending <= status.commit;
+    return status.conf_index_pending > status.applied && status.conf_index_pending <= status.commit;
 }
 
 /* A follower that has applied a change may pass on the next one before this leader has applied it;

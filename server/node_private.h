@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the files of the raft worker share: node.c, the turn; node_inbox.c, what other threads want;
- * node_read.c, linearizable reads; node_send.c, messages to other members and what is kept for
- * them.
+ * node_propose.c and node_read.c, proposals and linearizable reads; node_send.c, messages to other
+ * members and what is kept for them.
  *
  * Thread: raft, but for the inbox and its bounds.
  */
@@ -127,6 +127,15 @@ struct node {
 
 void grow(void **items, size_t *cap, size_t len, size_t size);
 void ids_add(struct ids *ids, uint64_t id);
+
+/* ---- node_propose.c ---- */
+
+void proposals_add(struct proposals *p, uint64_t id, const struct raft_entry *entry);
+/* Those held go before this turn's, if somebody still waits for them. */
+void node_proposals_release(struct node *n);
+void node_proposals_step(struct node *n, bool leads);
+void node_proposals_tick(struct node *n);
+void node_proposals_deinit(struct node *n);
 
 /* ---- node_inbox.c ---- */
 

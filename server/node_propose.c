@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Proposals on their way to raft.
+ *
+ *   inbox -> batch -> raft: appended, or sent on to the leader
+ *              ^  |
+ *              |  +-- no leader, or one that gives up its place --> held
+ *              +-- there is one ---------------------------------------+
+ *
+ * Invariants:
+ *   (I1) one that raft could not take stays in `held` until there is a leader or its request is
+ *        gone; none is proposed twice.
+ *   (I2) they go in the order in which they came.
+ *
+ * Thread: raft.
+ */
+#include "base/mem.h"
+#include "server/node_private.h"
+
+enum { FORWARD_BYTES_MAX = 1 << 20 };
+
+void proposals_add(struct proposals *p, uint64_t id, const struct raft_entry *entry)
+{
+    size_t cap = p->cap;
+
+    grow((void **)&p->entries, &cap, p->len, sizeof(*p->entries));
+    grow((void **)&p->ids, &p->cap, p->len, sizeof(*p->ids));
+    p->entries[p->len] = *entry;
+    p->ids[p->len++] = id;
+}
+
+static void drop_proposal(struct node *n, struct blob *data)
+{
+    node_uncharge(n, data);
+    blob_unref(data);
+}
+
+/* Proposals whose request is gone (time-out, client away) were never proposed: they are dropped. */
+void node_proposals_tick(struct node *n)
+{
+    struct proposals *p = &n->held;
+    size_t len = 0;
+
+    for (size_t i = 0; i < p->len; i++) {
+        if (!wait_contains(n->o.wait, p->ids[i])) {
+            drop_proposal(n, p->entries[i].data);
+            continue;
+        }
+        p->entries[len] = p->entries[i];
+        p->ids[len++] = p->ids[i];
+    }
+    p->len = len;
+}
+
+/* They come before those that came later. */
+void node_proposals_release(struct node *n)
+{
+    struct proposals held;
+
+    if (n->held.len == 0)
+        return;
+    node_proposals_tick(n);
+    held = n->held;
+    for (size_t i = 0; i < n->batch.len; i++)
+        proposals_add(&held, n->batch.ids[i], &n->batch.entries[i]);
+    n->held = n->batch;
+    n->held.len = 0;
+    n->batch = held;
+}
+
+/* How many go to raft in one input: a leader takes all, a follower sends them on in messages. */
+static size_t portion(const struct proposals *p, size_t first, bool leads)
+{
+    uint64_t bytes = 0;
+    size_t i = first;
+
+    if (leads)
+        return p->len - first;
+    do
+        bytes += blob_bytes(p->entries[i++].data).len;
+    while (i < p->len && bytes + blob_bytes(p->entries[i].data).len <= FORWARD_BYTES_MAX);
+    return i - first;
+}
+
+void node_proposals_step(struct node *n, bool leads)
+{
+    struct proposals *p = &n->batch;
+
+    for (size_t i = 0, len; i < p->len; i += len) {
+        len = portion(p, i, leads);
+        int r = raft_step(n->raft, &(struct raft_input){.type = RAFT_PROPOSE,
+                                                        .entries = &p->entries[i],
+                                                        .n_entries = len});
+        for (size_t k = i; k < i + len; k++) {
+            if (r == RAFT_E_DROPPED)
+                proposals_add(&n->held, p->ids[k], &p->entries[k]); /* (I1) */
+            else
+                drop_proposal(n, p->entries[k].data);
+        }
+    }
+    p->len = 0;
+}
+
+static void proposals_deinit(struct proposals *p)
+{
+    for (size_t i = 0; i < p->len; i++)
+        blob_unref(p->entries[i].data);
+    free(p->entries);
+    free(p->ids);
+}
+
+void node_proposals_deinit(struct node *n)
+{
+    proposals_deinit(&n->batch);
+    proposals_deinit(&n->held);
+}
