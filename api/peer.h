@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * etcd's peer protocol as a transport (server/transport.h): streams and requests between members
- * over HTTP/1.1. docs/decisions and api/README.md say how it is laid out.
+ * over HTTP/1.1. README.md says how it is laid out.
  *
  *   peer_new     its loop runs: bootstrap can ask other members
  *   peer_start   with the server: listens on --listen-peer-urls, dials the members

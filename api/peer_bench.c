@@ -2,7 +2,7 @@
 /*
  * What a message costs between two transports over loopback in one process, sender and receiver
  * together: appends of one 300-byte entry, one or 64 to a batch, and the time of a round trip
- * between two threads that stand for raft's.
+ * between two threads that stand for raft's, alone and while a snapshot of a gigabyte passes.
  *
  *     peer_bench [seconds of each scenario]
  */
@@ -10,7 +10,7 @@
 
 #include <sys/resource.h>
 
-enum { ENTRY_BYTES = 300, AHEAD_MAX = 4096 };
+enum { SNAPSHOT_BYTES = 1 << 30, ENTRY_BYTES = 300, AHEAD_MAX = 4096 };
 
 static double cpu_us(void)
 {
@@ -125,6 +125,41 @@ static void round_trips(struct pair *p, double seconds)
     free(took);
 }
 
+struct passing {
+    struct transport_snapshot snapshot;
+    uint64_t begin_ns;
+    atomic_bool done;
+    bool ok;
+};
+
+static void passed(struct transport_snapshot *snapshot, bool ok)
+{
+    struct passing *p = container_of(snapshot, struct passing, snapshot);
+
+    p->ok = ok;
+    printf("snapshot: %s, %.0f MB/s\n", ok ? "sent" : "failed",
+           (double)SNAPSHOT_BYTES / (double)(clock_mono_ns() - p->begin_ns) * 1000);
+    atomic_store(&p->done, true);
+}
+
+static void round_trips_beside_a_snapshot(struct pair *pair, double seconds)
+{
+    _cleanup_(mem_freep) char *path = mem_printf("%s/db", pair->a->server.dir);
+    uint64_t voters[] = {1, 2};
+    struct raft_snapshot meta = {.index = 9, .term = 1, .conf = {.voters = {voters, 2}}};
+    struct raft_message m = {
+        .type = RAFT_MSG_SNAP, .from = 1, .to = 2, .term = 5, .snapshot = &meta};
+    struct passing p = {.snapshot = {.message = &m, .file = path, .done = passed}};
+    FILE *f = fopen(path, "wb");
+
+    check(f && ftruncate(fileno(f), SNAPSHOT_BYTES) == 0);
+    fclose(f);
+    p.begin_ns = clock_mono_ns();
+    pair->a->peer->transport.ops->send_snapshot(&pair->a->peer->transport, &p.snapshot);
+    round_trips(pair, seconds);
+    wait_for(&pair->a->server, atomic_load(&p.done));
+}
+
 int main(int argc, char **argv)
 {
     double seconds = argc > 1 ? atof(argv[1]) : 2;
@@ -135,6 +170,7 @@ int main(int argc, char **argv)
     one_way(&p, 1, seconds);
     one_way(&p, 64, seconds);
     round_trips(&p, seconds);
+    round_trips_beside_a_snapshot(&p, seconds);
     pair_free(&p);
     return 0;
 }

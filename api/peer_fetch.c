@@ -64,7 +64,7 @@ static bool url_read(const char *text, struct url_list *ret)
     return ok && ret->len == 1;
 }
 
-static void url_try(struct fetch *k, const struct url *url, uint64_t part_ms)
+static void url_try(struct fetch *k, const struct url *url)
 {
     const struct transport_fetch *f = k->f;
     bool is_get = strcmp(f->method, "GET") == 0;
@@ -80,8 +80,8 @@ static void url_try(struct fetch *k, const struct url *url, uint64_t part_ms)
                     &(struct peer_call_options){.url = url,
                                                 .request = request,
                                                 .body = f->body,
-                                                .dial_ms = part_ms + 1,
-                                                .answer_ms = part_ms + 1,
+                                                .dial_ms = f->timeout_ms,
+                                                .answer_ms = f->timeout_ms,
                                                 .answer_bytes_max = TRANSPORT_ANSWER_BYTES_MAX,
                                                 .reuse = true,
                                                 /* A change may have been made at the first time. */
@@ -98,7 +98,7 @@ static void fetch_go_on(struct fetch *k)
     while (k->next < f->n_urls && now_ms < k->deadline_ms) {
         uint64_t part_ms = (k->deadline_ms - now_ms) / (f->n_urls - k->next);
         if (url_read(f->urls[k->next++], &urls)) {
-            url_try(k, &urls.items[0], part_ms);
+            url_try(k, &urls.items[0]);
             peer_timer_set(&k->peer->loop, &k->timer, now_ms + part_ms);
             url_list_deinit(&urls);
             return;

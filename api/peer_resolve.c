@@ -105,7 +105,7 @@ static void addresses_fill(struct peer_addresses *found, const struct addrinfo *
 
 static void lookup_run(struct peer_lookup *k)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     struct addrinfo *list = NULL;
     int r = getaddrinfo(k->host, k->port, &hints, &list);
 

@@ -414,12 +414,15 @@ static struct transport_fetch fetch_of(char *const *urls, size_t n, const char *
 
 static void requests_try_one_url_after_the_other(void **state)
 {
-    struct node *a = node_new(1), *b = node_new(2);
-    char *silent, *url;
+    struct node *a = node_new(1), *b = node_new(2), *other = node_new(3);
+    char *silent, *url, *other_url;
     int fd = silent_listener(&silent);
 
+    other->server.info.cluster_id = TEST_CLUSTER + 1;
     node_start(b);
+    node_start(other);
     url = node_url(b);
+    other_url = node_url(other);
     char *urls[] = {"http://127.0.0.1:1", "nonsense", silent, "http://name.invalid:1", url};
     struct transport_fetch f = fetch_of(urls, 5, "/members");
     f.timeout_ms = 1000;
@@ -427,6 +430,16 @@ static void requests_try_one_url_after_the_other(void **state)
     assert_int_equal(f.status, 200);
     assert_int_equal(f.cluster_id, TEST_CLUSTER);
     assert_true(bytes_equal(buf_bytes(&f.answer), BYTES_LIT("[{\"id\":1}]\n")));
+    buf_deinit(&f.answer);
+    _cleanup_(mem_freep) char *by_name = mem_printf("http://localhost%s", strrchr(url, ':'));
+    f = fetch_of(&by_name, 1, "/members");
+    transport_fetch_wait(&a->peer->transport, &f);
+    assert_int_equal(f.status, 200);
+    buf_deinit(&f.answer);
+    f = fetch_of(&other_url, 1, "/members"); /* not on the connection that is open */
+    transport_fetch_wait(&a->peer->transport, &f);
+    assert_int_equal(f.status, 200);
+    assert_int_equal(f.cluster_id, TEST_CLUSTER + 1);
     buf_deinit(&f.answer);
     f = fetch_of(urls + 4, 1, "/nowhere");
     transport_fetch_wait(&a->peer->transport, &f);
@@ -441,10 +454,12 @@ static void requests_try_one_url_after_the_other(void **state)
     assert_int_equal(f.status, 501);
     buf_deinit(&f.answer);
     free(url);
+    free(other_url);
     free(silent);
     close(fd);
     node_free(a);
     node_free(b);
+    node_free(other);
 }
 
 /* Answers once on each connection; what comes next on the first it leaves unanswered. */

@@ -60,6 +60,9 @@ static void messages_arrive_in_order_on_both_streams(void **state)
         assert_int_equal(h->first_index, index + 1);
     }
     assert_int_equal(p.a->server.unreachable[2], 0);
+    /* Appends went on their own stream. */
+    struct peer_link *link = map_u64_get(&p.a->peer->links, 2);
+    assert_int_equal(link->writers[PEER_STREAM_MSGAPP].codec.index, N + 1);
     assert_true(node_active_ms(p.a, 2) > 0);
     assert_int_equal(node_active_ms(p.a, 1), 0);
     assert_int_equal(node_active_ms(p.a, 3), 0);
@@ -221,31 +224,42 @@ static void a_new_member_answers_a_sender_that_its_table_does_not_have(void **st
     node_free(b);
 }
 
+static void post_from(struct node *n, unsigned id)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    _cleanup_(mem_freep) char *request = mem_printf(
+        "POST /raft HTTP/1.1\r\nHost: x\r\nX-Server-From: %x\r\nX-Server-Version: 3.7.1\r\n"
+        "X-Etcd-Cluster-ID: c1\r\nX-PeerURLs: http://127.0.0.1:%u,junk\r\n"
+        "Content-Length: 0\r\n\r\n",
+        id, id);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    char got[16];
+
+    a.sin_port = htons(peer_port(n->peer, 0));
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(send(fd, request, strlen(request), 0), strlen(request));
+    assert_int_equal(recv(fd, got, sizeof(got), MSG_WAITALL), sizeof(got));
+    close(fd);
+}
+
 /* Whoever invents members can't keep a real one from being answered. */
 static void of_many_unknown_senders_the_latest_are_kept(void **state)
 {
     struct node *n = node_new(1);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    char got[16];
 
+    n->server.removed[3] = true;
     node_start(n);
-    a.sin_port = htons(peer_port(n->peer, 0));
-    for (int id = 16; id < 16 + PEER_REMOTES_MAX + 5; id++) {
-        _cleanup_(mem_freep) char *request = mem_printf(
-            "POST /raft HTTP/1.1\r\nHost: x\r\nX-Server-From: %x\r\nX-Server-Version: 3.7.1\r\n"
-            "X-Etcd-Cluster-ID: c1\r\nX-PeerURLs: http://127.0.0.1:%d,junk\r\n"
-            "Content-Length: 0\r\n\r\n",
-            id, id);
-        int fd = socket(AF_INET, SOCK_STREAM, 0);
-        assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-        assert_int_equal(send(fd, request, strlen(request), 0), strlen(request));
-        assert_int_equal(recv(fd, got, sizeof(got), MSG_WAITALL), sizeof(got));
-        close(fd);
-    }
+    for (unsigned id = 16; id < 16 + PEER_REMOTES_MAX + 5; id++)
+        post_from(n, id);
     assert_false(node_has_link(n, 16));
     assert_false(node_has_link(n, 20));
     assert_true(node_has_link(n, 21));
     assert_true(node_has_link(n, 16 + PEER_REMOTES_MAX + 4));
+    post_from(n, 1); /* ourselves */
+    post_from(n, 3); /* removed */
+    assert_true(node_has_link(n, 21));
+    assert_false(node_has_link(n, 1));
+    assert_false(node_has_link(n, 3));
     node_free(n);
 }
 
@@ -327,8 +341,76 @@ static void a_removed_member_is_told_so_and_nobody_dials_it(void **state)
     node_knows(p.a, 2, NULL);
     wait_for(&p.a->server, !node_has_link(p.a, 2));
     wait_until(&p.b->server, p.b->server.we_are_removed > 0);
+    wait_for(&p.b->server, !node_has_streams(p.b, 1));
+    unsigned unreachable = p.b->server.unreachable[1];
+    struct raft_message m = heartbeat(2, 1, 9);
+    node_send(p.b, &m, 1);
+    wait_until(&p.b->server, p.b->server.unreachable[1] > unreachable);
+    assert_int_equal(p.a->server.n_heard, 0);
     assert_false(node_has_link(p.a, 2)); /* its URLs are not kept either */
     pair_free(&p);
+}
+
+/* ---- what is no member ---- */
+
+struct impostor {
+    int listener;
+    struct bytes stream;
+    atomic_uint n_dialled;
+};
+
+/* Answers each request for a stream with the same bytes, until its socket is shut down. */
+static void *impostor_main(void *arg)
+{
+    static const char head[] = "HTTP/1.1 200 OK\r\nX-Server-Version: 3.7.1\r\n"
+                               "Transfer-Encoding: chunked\r\n\r\n";
+    struct impostor *i = arg;
+    char request[4096];
+    int fd;
+
+    while ((fd = accept(i->listener, NULL, NULL)) >= 0) {
+        (void)!recv(fd, request, sizeof(request), 0);
+        (void)!send(fd, head, sizeof(head) - 1, MSG_NOSIGNAL);
+        (void)!send(fd, i->stream.data, i->stream.len, MSG_NOSIGNAL);
+        (void)!recv(fd, request, sizeof(request), 0);
+        close(fd);
+        atomic_fetch_add(&i->n_dialled, 1);
+    }
+    return NULL;
+}
+
+static void a_stream_of_garbage_is_ended_and_dialled_again(void **state)
+{
+    static const struct bytes streams[] = {
+        BYTES_LIT("9\r\n\xff\xff\xff\xff\xff\xff\xff\xff\x08\r\n"), /* too long a message */
+        BYTES_LIT("c\r\n\0\0\0\0\0\0\0\4\xff\xff\xff\xff\r\n"),     /* none of raft */
+        BYTES_LIT("zz\r\n"),
+        BYTES_LIT("0\r\n\r\n"),
+    };
+
+    for (size_t i = 0; i < sizeof(streams) / sizeof(streams[0]); i++) {
+        struct node *a = node_new(1);
+        struct sockaddr_in address = {.sin_family = AF_INET,
+                                      .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t len = sizeof(address);
+        struct impostor m = {.listener = socket(AF_INET, SOCK_STREAM, 0), .stream = streams[i]};
+        pthread_t thread;
+        assert_int_equal(bind(m.listener, (struct sockaddr *)&address, len), 0);
+        assert_int_equal(listen(m.listener, 10), 0);
+        assert_int_equal(getsockname(m.listener, (struct sockaddr *)&address, &len), 0);
+        assert_int_equal(pthread_create(&thread, NULL, impostor_main, &m), 0);
+        double disconnected = metric_value(&peer_metrics_of(1, 2)->disconnected);
+        node_start(a);
+        node_knows(a, 2, mem_printf("http://127.0.0.1:%u", ntohs(address.sin_port)));
+        wait_for(&a->server, atomic_load(&m.n_dialled) >= 6);
+        assert_int_equal(a->server.n_heard, 0);
+        /* An orderly end says nothing about the member. */
+        assert_true((metric_value(&peer_metrics_of(1, 2)->disconnected) > disconnected) == (i < 3));
+        shutdown(m.listener, SHUT_RDWR);
+        node_free(a);
+        pthread_join(thread, NULL);
+        close(m.listener);
+    }
 }
 
 static void one_of_another_cluster_is_refused(void **state)
@@ -379,6 +461,7 @@ int main(void)
         cmocka_unit_test(of_several_urls_the_next_is_tried),
         cmocka_unit_test(a_changed_url_leaves_the_streams_alone),
         cmocka_unit_test(a_removed_member_is_told_so_and_nobody_dials_it),
+        cmocka_unit_test(a_stream_of_garbage_is_ended_and_dialled_again),
         cmocka_unit_test(one_of_another_cluster_is_refused),
         cmocka_unit_test(tls_is_refused_by_name),
     };
