@@ -768,10 +768,9 @@ func newWorld(t *testing.T, d *driver, seed int64, stats map[string]int) *world 
 		conf.Learners = append(conf.Learners, uint64(id))
 	}
 	for id := 1; id <= size; id++ {
-		n := &node{id: uint64(id), conf: &pb.ConfState{}, reads: map[uint64]bool{}, seed: uint64(seed) * 1000}
-		if id <= voters+learners {
-			n.conf = conf
-		}
+		// The log does not hold the members it began with, so a node that joins later must know them
+		// too: one that read the log from the start without them would count other majorities.
+		n := &node{id: uint64(id), conf: conf, reads: map[uint64]bool{}, seed: uint64(seed) * 1000}
 		n.store = &store{raft.NewMemoryStorage(), n}
 		w.nodes = append(w.nodes, n)
 		w.start(n)
