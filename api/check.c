@@ -360,33 +360,7 @@ enum outcome check_txn(const Etcdserverpb__TxnRequest *r, uint32_t ops_max)
     return outcome ? outcome : check_overlap(r->failure, r->n_failure);
 }
 
-/* ---- cost and kind ---- */
-
-enum { KEY_COST_BYTES = 256 };
-
-uint64_t check_put_cost(const Etcdserverpb__PutRequest *r)
-{
-    return KEY_COST_BYTES + (uint64_t)r->key.len + r->value.len;
-}
-
-static uint64_t ops_cost(Etcdserverpb__RequestOp *const *ops, size_t n_ops)
-{
-    uint64_t cost = 0;
-    for (size_t i = 0; i < n_ops; i++) {
-        if (ops[i]->request_case == OP(PUT))
-            cost += check_put_cost(ops[i]->request_put);
-        else if (ops[i]->request_case == OP(TXN))
-            cost += check_txn_cost(ops[i]->request_txn);
-    }
-    return cost;
-}
-
-uint64_t check_txn_cost(const Etcdserverpb__TxnRequest *r)
-{
-    uint64_t success = ops_cost(r->success, r->n_success),
-             failure = ops_cost(r->failure, r->n_failure);
-    return success > failure ? success : failure;
-}
+/* ---- kind ---- */
 
 static bool ops_are_ranges(Etcdserverpb__RequestOp *const *ops, size_t n_ops, bool serializable)
 {

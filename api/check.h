@@ -19,11 +19,6 @@ enum outcome check_delete_range(const Etcdserverpb__DeleteRangeRequest *r);
 /* Fields and the budget of operations (recursively), then that no key is written twice. */
 enum outcome check_txn(const Etcdserverpb__TxnRequest *r, uint32_t ops_max);
 
-/* What a request costs the quota, in etcd's reckoning. */
-enum { CHECK_LEASE_COST_BYTES = 64 };
-uint64_t check_put_cost(const Etcdserverpb__PutRequest *r);
-uint64_t check_txn_cost(const Etcdserverpb__TxnRequest *r);
-
 /* Every operation of both branches is a range (so an empty transaction is read-only too). */
 bool check_txn_read_only(const Etcdserverpb__TxnRequest *r);
 /* Every operation of both branches is a serializable range. */

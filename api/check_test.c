@@ -16,6 +16,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/rng.h"
+#include "server/cost.h"
 
 typedef Etcdserverpb__RequestOp *op_ptr;
 
@@ -211,7 +212,7 @@ static void test_put(void **state)
     assert_int_equal(check_put(&r), OUTCOME_LEASE_PROVIDED);
     r.lease = 0;
     assert_int_equal(check_put(&r), OUTCOME_OK);
-    assert_int_equal(check_put_cost(&r), 256 + 1);
+    assert_int_equal(cost_put(&r), 256 + 1);
 }
 
 static void test_delete(void **state)
@@ -492,9 +493,9 @@ static void test_cost(void **state)
         txn(OPS(put("abc"), del("a", ""), nested(OPS(put("d")), OPS(put("ee"), put("f")))),
             OPS(put("a"), range("b")));
 
-    assert_int_equal(check_txn_cost(r), 259 + 258 + 257);
-    assert_int_equal(check_txn_cost(txn(OPS(range("a"), del("a", "")), NO_OPS)), 0);
-    assert_int_equal(check_txn_cost(txn(NO_OPS, OPS(put("a")))), 257);
+    assert_int_equal(cost_txn(r), 259 + 258 + 257);
+    assert_int_equal(cost_txn(txn(OPS(range("a"), del("a", "")), NO_OPS)), 0);
+    assert_int_equal(cost_txn(txn(NO_OPS, OPS(put("a")))), 257);
 }
 
 static void test_read_only(void **state)

@@ -32,6 +32,7 @@
 #include "api/grpc_metrics.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -337,12 +338,8 @@ static void on_shutdown(struct queue_event *event, bool ok)
 
 static void grpc_side_init(struct grpc_side *g, struct server *server, const struct config *config)
 {
-    pthread_condattr_t attributes;
-    check(pthread_condattr_init(&attributes) == 0 &&
-          pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0);
-    check(pthread_mutex_init(&g->lock, NULL) == 0 &&
-          pthread_cond_init(&g->changed, &attributes) == 0);
-    pthread_condattr_destroy(&attributes);
+    check(pthread_mutex_init(&g->lock, NULL) == 0);
+    cond_init(&g->changed);
     g->server = server;
     g->message_bytes_max = (size_t)config->max_request_bytes + MESSAGE_OVERHEAD_BYTES;
     g->shutdown_event.run = on_shutdown;
@@ -399,14 +396,7 @@ static bool is_stopped(struct grpc_side *g)
 /* False: not stopped within that time. */
 static bool stop_wait(struct grpc_side *g, uint64_t timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)(timeout_ms / 1000);
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    struct timespec until = cond_until(timeout_ms * 1000000);
     check(pthread_mutex_lock(&g->lock) == 0);
     int r = 0;
     while (!is_stopped(g) && r == 0)

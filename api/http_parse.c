@@ -13,8 +13,10 @@
 #include "api/http_parse.h"
 
 #include <strings.h>
+#include <time.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 
 enum { BODY_SIZE, BODY_EXTENSION, BODY_DATA, BODY_DATA_END, BODY_TRAILER, BODY_DONE };
 
@@ -49,6 +51,17 @@ const char *http_status_text(int status)
     }
     check(false);
     return "";
+}
+
+void http_date_append(struct buf *out)
+{
+    time_t now = (time_t)(clock_wall_ns() / 1000000000);
+    char text[64];
+    struct tm tm;
+
+    gmtime_r(&now, &tm);
+    strftime(text, sizeof(text), "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
+    buf_append_str(out, text);
 }
 
 /* ---- the head ---- */

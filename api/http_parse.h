@@ -102,3 +102,5 @@ void http_path_clean(struct bytes path, struct buf *out);
 bool http_query_next(struct bytes query, size_t *pos, struct buf *key, struct buf *value);
 
 const char *http_status_text(int status);
+/* Appends the line of the time now. */
+void http_date_append(struct buf *out);

@@ -10,10 +10,8 @@
 
 #include <ctype.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "base/mem.h"
 #include "base/metrics.h"
 
@@ -30,17 +28,6 @@ struct answer {
 };
 
 /* ---- writing ---- */
-
-static void date_append(struct buf *out)
-{
-    time_t now = (time_t)(clock_wall_ns() / 1000000000);
-    char text[64];
-    struct tm tm;
-
-    gmtime_r(&now, &tm);
-    strftime(text, sizeof(text), "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
-    buf_append_str(out, text);
-}
 
 /* NULL: this origin gets no CORS headers. */
 static const char *cors_origin(struct http_conn *c)
@@ -80,7 +67,7 @@ static void answer_write(struct http_conn *c, const struct answer *a)
         buf_printf(out, "Location: %s\r\n", a->location);
     if (a->nosniff)
         buf_append_str(out, "X-Content-Type-Options: nosniff\r\n");
-    date_append(out);
+    http_date_append(out);
     buf_printf(out, "Content-Length: %zu\r\n", a->body.len);
     if (!c->keep_alive)
         buf_append_str(out, c->is_http10 ? "" : "Connection: close\r\n");

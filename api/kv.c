@@ -10,6 +10,7 @@
 #include "api/call.h"
 #include "api/check.h"
 #include "api/handlers.h"
+#include "server/cost.h"
 
 enum outcome kv_range_check(struct server *server, const void *request)
 {
@@ -32,7 +33,7 @@ void kv_range(struct call *call)
 
 enum outcome kv_put_check(struct server *server, const void *request)
 {
-    return server_quota_exceeded(server, check_put_cost(request)) ? OUTCOME_NO_SPACE
+    return server_quota_exceeded(server, cost_put(request)) ? OUTCOME_NO_SPACE
                                                                   : check_put(request);
 }
 
@@ -53,7 +54,7 @@ void kv_delete_range(struct call *call)
 
 enum outcome kv_txn_check(struct server *server, const void *request)
 {
-    uint64_t cost = check_txn_cost(request);
+    uint64_t cost = cost_txn(request);
     if (cost && server_quota_exceeded(server, cost))
         return OUTCOME_NO_SPACE;
     return check_txn(request, server_config(server)->max_txn_ops);

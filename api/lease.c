@@ -6,10 +6,11 @@
 #include "api/call.h"
 #include "api/check.h"
 #include "api/handlers.h"
+#include "server/cost.h"
 
 enum outcome lease_grant_check(struct server *server, const void *request)
 {
-    return server_quota_exceeded(server, CHECK_LEASE_COST_BYTES) ? OUTCOME_NO_SPACE : OUTCOME_OK;
+    return server_quota_exceeded(server, COST_LEASE_BYTES) ? OUTCOME_NO_SPACE : OUTCOME_OK;
 }
 
 /* The proposer chooses the id, so that apply is deterministic: the entry carries it. */

@@ -8,9 +8,7 @@
 #include "api/peer_serve.h"
 
 #include <inttypes.h>
-#include <time.h>
 
-#include "base/clock.h"
 
 #define TEXT_PLAIN "text/plain; charset=utf-8"
 
@@ -18,17 +16,6 @@ struct peer_answer peer_answer_error(int status, const char *text)
 {
     return (struct peer_answer){
         .status = status, .content_type = TEXT_PLAIN, .nosniff = true, .body = bytes_str(text)};
-}
-
-static void date_append(struct buf *out)
-{
-    time_t now = (time_t)(clock_wall_ns() / 1000000000);
-    char text[64];
-    struct tm tm;
-
-    gmtime_r(&now, &tm);
-    strftime(text, sizeof(text), "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
-    buf_append_str(out, text);
 }
 
 static void field(struct buf *out, const char *name, const char *value)
@@ -48,7 +35,7 @@ void peer_answer_write(const struct peer *p, struct buf *out, const struct peer_
     if (a->with_cluster)
         buf_printf(out, "X-Etcd-Cluster-Id: %" PRIx64 "\r\n", p->identity.cluster_id);
     field(out, "X-Server-Version", a->with_version ? PEER_VERSION : NULL);
-    date_append(out);
+    http_date_append(out);
     if (a->endless)
         buf_append_str(out, "Transfer-Encoding: chunked\r\n");
     else if (a->status != 204)

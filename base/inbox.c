@@ -16,20 +16,17 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/cond.h"
 
 /* A longer sleep is made of several. */
 enum { INBOX_WAIT_MS_MAX = 24 * 3600 * 1000 };
 
 void inbox_init(struct inbox *b, size_t len_max)
 {
-    pthread_condattr_t attr;
     *b = (struct inbox){.len_max = len_max};
     b->last = &b->first;
     check(pthread_mutex_init(&b->lock, NULL) == 0);
-    check(pthread_condattr_init(&attr) == 0);
-    check(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    check(pthread_cond_init(&b->cond, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    cond_init(&b->cond);
 }
 
 void inbox_deinit(struct inbox *b)
@@ -108,17 +105,7 @@ struct inbox_item *inbox_drain(struct inbox *b, size_t *ret_len)
  * difference. */
 static struct timespec inbox_sleep_until(uint64_t wait_ms)
 {
-    struct timespec t;
-    if (wait_ms > INBOX_WAIT_MS_MAX)
-        wait_ms = INBOX_WAIT_MS_MAX;
-    check(clock_gettime(CLOCK_MONOTONIC, &t) == 0);
-    t.tv_sec += (time_t)(wait_ms / 1000);
-    t.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-    if (t.tv_nsec >= 1000000000) {
-        t.tv_sec++;
-        t.tv_nsec -= 1000000000;
-    }
-    return t;
+    return cond_until((wait_ms < INBOX_WAIT_MS_MAX ? wait_ms : INBOX_WAIT_MS_MAX) * 1000000);
 }
 
 void inbox_wait(struct inbox *b, uint64_t deadline_ms)

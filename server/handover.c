@@ -8,6 +8,7 @@
  */
 #include <pthread.h>
 
+#include "base/cond.h"
 #include "base/log.h"
 #include "server/server_private.h"
 
@@ -68,16 +69,9 @@ static struct choice choose(struct server *s)
 
 static bool wait_finished(struct handover *h, uint64_t ms)
 {
-    struct timespec until;
+    struct timespec until = cond_until(ms * 1000000);
     bool finished;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)(ms / 1000);
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&h->lock);
     while (!h->finished && pthread_cond_timedwait(&h->cond, &h->lock, &until) == 0)
         ;
@@ -89,12 +83,8 @@ static bool wait_finished(struct handover *h, uint64_t ms)
 static bool move(struct server *s, uint64_t to)
 {
     struct handover h = {.request = {.finish = finish}, .lock = PTHREAD_MUTEX_INITIALIZER};
-    pthread_condattr_t attr;
 
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&h.cond, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&h.cond);
     server_move_leader(s, &h.request, to);
     bool finished = wait_finished(&h, 2 * s->state.election_timeout_ms);
     if (!finished && !server_cancel(s, &h.request))

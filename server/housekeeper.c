@@ -22,6 +22,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/err.h"
 #include "base/failpoint.h"
 #include "base/list.h"
@@ -68,15 +69,11 @@ struct housekeeper {
 struct housekeeper *housekeeper_new(const struct housekeeper_options *options)
 {
     struct housekeeper *h = mem_new(struct housekeeper);
-    pthread_condattr_t attr;
 
     h->o = *options;
     h->compacting = true; /* one that a restart interrupted */
     pthread_mutex_init(&h->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&h->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&h->cond);
     return h;
 }
 
@@ -257,16 +254,11 @@ static bool rest(struct housekeeper *h)
 {
     uint64_t now_ns = clock_mono_ns();
     uint64_t until_ns = h->next_tick_ms * UINT64_C(1000000);
-    struct timespec ts;
     bool stop;
 
     if (h->compacting && now_ns + (uint64_t)h->o.compaction_sleep_ns < until_ns)
         until_ns = now_ns + (uint64_t)h->o.compaction_sleep_ns;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    uint64_t ts_ns = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec +
-                     (until_ns > now_ns ? until_ns - now_ns : 0);
-    ts = (struct timespec){.tv_sec = (time_t)(ts_ns / 1000000000),
-                           .tv_nsec = (long)(ts_ns % 1000000000)};
+    struct timespec ts = cond_until(until_ns > now_ns ? until_ns - now_ns : 0);
     pthread_mutex_lock(&h->lock);
     while (!h->stop && !h->woken && pthread_cond_timedwait(&h->cond, &h->lock, &ts) == 0)
         ;

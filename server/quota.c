@@ -14,10 +14,9 @@
 
 #include "base/list.h"
 #include "base/log.h"
+#include "server/cost.h"
 #include "server/server_metrics.h"
 #include "server/server_private.h"
-
-#define OP_CASE(x) ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_##x
 
 enum { QUOTA_DEFAULT_BYTES = 2 * INT64_C(1024) * 1024 * 1024 };
 
@@ -26,44 +25,13 @@ int64_t quota_bytes(const struct config *config)
     return config->quota_backend_bytes == 0 ? QUOTA_DEFAULT_BYTES : config->quota_backend_bytes;
 }
 
-/* ---- what a request costs ---- */
-
-static uint64_t put_cost(const Etcdserverpb__PutRequest *r)
-{
-    return QUOTA_KEY_COST_BYTES + (uint64_t)r->key.len + r->value.len;
-}
-
-static uint64_t txn_cost(const Etcdserverpb__TxnRequest *r);
-
-static uint64_t ops_cost(Etcdserverpb__RequestOp *const *ops, size_t n)
-{
-    uint64_t cost = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        if (ops[i]->request_case == OP_CASE(PUT))
-            cost += put_cost(ops[i]->request_put);
-        else if (ops[i]->request_case == OP_CASE(TXN))
-            cost += txn_cost(ops[i]->request_txn);
-    }
-    return cost;
-}
-
-/* The dearer branch. */
-static uint64_t txn_cost(const Etcdserverpb__TxnRequest *r)
-{
-    uint64_t success = ops_cost(r->success, r->n_success);
-    uint64_t failure = ops_cost(r->failure, r->n_failure);
-
-    return success > failure ? success : failure;
-}
-
 uint64_t quota_cost(const Etcdserverpb__InternalRaftRequest *request)
 {
     if (request->put)
-        return put_cost(request->put);
+        return cost_put(request->put);
     if (request->txn)
-        return txn_cost(request->txn);
-    return request->lease_grant ? QUOTA_LEASE_COST_BYTES : 0;
+        return cost_txn(request->txn);
+    return request->lease_grant ? COST_LEASE_BYTES : 0;
 }
 
 /* ---- does it fit ---- */

@@ -5,8 +5,6 @@
 #include "raft_internal.pb-c.h"
 #include "server/config.h"
 
-enum { QUOTA_KEY_COST_BYTES = 256, QUOTA_LEASE_COST_BYTES = 64 };
-
 /* Negative: off. */
 int64_t quota_bytes(const struct config *config);
 /* What the request may add to the store, as etcd reckons it; 0: it can't make it grow. */

@@ -14,6 +14,7 @@
  */
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -329,15 +330,14 @@ static int open_all(struct server *s, const struct server_tuning *tuning)
     if (r == 0)
         r = open_store(s);
     if (r == 0)
-        r = bootstrap(&b, &(struct bootstrap_options){.config = s->config,
-                                                      .dir = s->data_dir,
-                                                      .store = &s->store,
-                                                      .transport = s->transport,
-                                                      .wal_salt = (uint32_t)seed,
-                                                      .wal_segment_bytes =
-                                                          tuning->wal_segment_bytes,
-                                                      .wal_single_threaded =
-                                                          tuning->single_threaded});
+        r = bootstrap(&b,
+                      &(struct bootstrap_options){.config = s->config,
+                                                  .dir = s->data_dir,
+                                                  .store = &s->store,
+                                                  .transport = s->transport,
+                                                  .wal_salt = (uint32_t)seed,
+                                                  .wal_segment_bytes = tuning->wal_segment_bytes,
+                                                  .wal_single_threaded = tuning->single_threaded});
     if (r == 0) {
         init_state(s, &b);
         register_metrics(s);
@@ -360,17 +360,13 @@ int server_open(struct server **ret, const struct config *config, struct transpo
                 const struct server_tuning *tuning)
 {
     struct server *s = mem_new(struct server);
-    pthread_condattr_t attr;
     int r;
 
     s->config = config;
     s->transport = transport;
     wait_init(&s->wait);
     pthread_mutex_init(&s->ready_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->ready_cond, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&s->ready_cond);
     r = open_all(s, tuning ? tuning : &(struct server_tuning){0});
     if (r != 0) {
         server_drain(s);
@@ -400,13 +396,9 @@ int server_start(struct server **ret, const struct config *config, struct transp
 
 bool server_wait_ready(struct server *s, uint64_t timeout_ms)
 {
-    struct timespec ts;
+    struct timespec ts = cond_until(timeout_ms * 1000000);
     bool ready;
 
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    uint64_t ns = (uint64_t)ts.tv_nsec + timeout_ms % 1000 * 1000000;
-    ts.tv_sec += (time_t)(timeout_ms / 1000 + ns / 1000000000);
-    ts.tv_nsec = (long)(ns % 1000000000);
     own_submit(&s->publish);
     cluster_version_tick(s->cluster_version, clock_mono_ms());
     pthread_mutex_lock(&s->ready_lock);

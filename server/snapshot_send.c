@@ -136,7 +136,7 @@ static int make(struct snapshots *w, struct delivery_out *out, const struct raft
                                                 .file = tables ? NULL : out->path,
                                                 .directory = tables ? out->path : NULL,
                                                 .done = delivery_done};
-    log_info("sending database snapshot", LOG_ID("to", wanted->to),
+    log_info("made a snapshot for a member", LOG_ID("to", wanted->to),
              LOG_U64("snapshot-index", out->message->snapshot->index), LOG_BOOL("tables", tables),
              LOG_DURATION("took", clock_mono_ns() - start));
     return 0;
@@ -200,12 +200,6 @@ void snapshot_send_end(struct snapshots *w, struct delivery_out *out)
 {
     uint64_t to = out->message->to;
 
-    if (out->ok)
-        log_info("sent database snapshot", LOG_ID("to", to),
-                 LOG_U64("snapshot-index", out->message->snapshot->index));
-    else
-        log_warn("failed to send database snapshot", LOG_ID("to", to),
-                 LOG_U64("snapshot-index", out->message->snapshot->index));
     w->n_sending--;
     if (!atomic_load(&w->stopping))
         node_snapshot_sent(w->node, to, out->ok);

@@ -23,26 +23,16 @@ static char *aside_of(const char *path)
     return mem_printf("%s.old", path);
 }
 
-static int sync_parent(const char *path)
-{
-    _cleanup_(mem_freep) char *parent = mem_strdup(path);
-    char *slash = strrchr(parent, '/');
-    if (!slash)
-        return dir_sync(".");
-    slash[slash == parent ? 1 : 0] = '\0';
-    return dir_sync(parent);
-}
-
 static int exchange_in_two(const char *next, const char *path)
 {
     _cleanup_(mem_freep) char *aside = aside_of(path);
     int r = file_rename(path, aside);
     if (r == 0)
-        r = sync_parent(path);
+        r = dir_sync_parent(path);
     if (r == 0)
         r = file_rename(next, path);
     if (r == 0)
-        r = sync_parent(path);
+        r = dir_sync_parent(path);
     return r == 0 ? db_remove(aside) : r;
 }
 
@@ -58,7 +48,7 @@ int db_files_recover(const char *path)
     if (there)
         return db_remove(aside);
     r = file_rename(aside, path);
-    return r == 0 ? sync_parent(path) : r;
+    return r == 0 ? dir_sync_parent(path) : r;
 }
 
 static int exchange(const char *next, const char *path)
@@ -76,9 +66,9 @@ int db_exchange(const char *next, const char *path)
 {
     int r = exchange(next, path);
     if (r == 0)
-        r = sync_parent(path);
+        r = dir_sync_parent(path);
     if (r == 0)
-        r = sync_parent(next);
+        r = dir_sync_parent(next);
     return r < 0 ? err_origin(r) : 0;
 }
 

@@ -7,7 +7,10 @@
  */
 #pragma once
 
+#include <string.h>
+
 #include "base/bytes.h"
+#include "base/mem.h"
 
 struct file;
 
@@ -31,6 +34,16 @@ int file_remove(const char *path); /* -ENOENT is returned like any other */
 int file_exists(const char *path, bool *ret);
 int dir_make(const char *path); /* 0700; with its parents; an existing directory is fine */
 int dir_sync(const char *path);
+/* Of the directory that holds the name path. */
+static inline int dir_sync_parent(const char *path)
+{
+    _cleanup_(mem_freep) char *parent = mem_strdup(path);
+    char *slash = strrchr(parent, '/');
+    if (!slash)
+        return dir_sync(".");
+    slash[slash == parent ? 1 : 0] = '\0';
+    return dir_sync(parent);
+}
 /* Calls visit for each name but "." and "..", in unspecified order. A non-zero result of visit
  * ends the walk and is returned. */
 int dir_list(const char *path, int (*visit)(void *arg, const char *name), void *arg);

@@ -152,21 +152,10 @@ int dir_sync(const char *path)
     return r;
 }
 
-/* Syncs the directory that holds the name path. */
-static int parent_sync(const char *path)
-{
-    _cleanup_(mem_freep) char *parent = mem_strdup(path);
-    char *slash = strrchr(parent, '/');
-    if (!slash)
-        return dir_sync(".");
-    slash[slash == parent ? 1 : 0] = '\0';
-    return dir_sync(parent);
-}
-
 static int dir_make_one(const char *path)
 {
     if (mkdir(path, 0700) == 0)
-        return parent_sync(path);
+        return dir_sync_parent(path);
     if (errno != EEXIST)
         return -errno;
     struct stat st;
