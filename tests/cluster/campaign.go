@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -64,6 +65,11 @@ func newCampaign(t *testing.T, rng *rand.Rand, kinds []harness.Kind, args ...str
 	return g
 }
 
+// etcd says whether some members are etcd's.
+func (g *campaign) etcd() bool {
+	return slices.ContainsFunc(g.c.Current(), func(m *harness.Member) bool { return m.Kind == harness.Etcd })
+}
+
 // in makes a subtest the one that fails from now on.
 func (g *campaign) in(t *testing.T) {
 	g.t = t
@@ -87,7 +93,7 @@ func (g *campaign) attempt(fault func(l *load)) error {
 	g.t.Helper()
 	g.round++
 	l, err := startLoad(g.start, g.rng, loadOptions{prefix: fmt.Sprintf("r%d/", g.round),
-		endpoints: g.clients(g.c.Current()), patience: g.patience, lie: g.lie})
+		endpoints: g.clients(g.c.Current()), etcd: g.etcd(), patience: g.patience, lie: g.lie})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -285,7 +291,7 @@ func (g *campaign) readRecord(head int64) *record {
 // tidy removes the round's keys, compacts every other round, and looks at the hashes once more.
 func (g *campaign) tidy() {
 	g.t.Helper()
-	c, err := newClient(addresses(g.c.Current()))
+	c, err := newClient(addresses(g.c.Current()), g.etcd())
 	if err != nil {
 		g.t.Fatal(err)
 	}

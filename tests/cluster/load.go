@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // The load: stock clients that read and write a handful of keys and note each call in a history. Some know one member
@@ -32,6 +34,7 @@ const (
 type loadOptions struct {
 	prefix    string     // Of its keys, none of which exists when it starts.
 	endpoints [][]string // Those that each client knows.
+	etcd      bool       // Some members are etcd's.
 	patience  time.Duration
 	lie       bool // It makes serializable reads and calls them linearizable.
 }
@@ -54,7 +57,7 @@ func startLoad(start time.Time, rng *rand.Rand, options loadOptions) (*load, err
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{loadOptions: options, start: start, cancel: cancel}
 	for i, list := range options.endpoints {
-		c, err := newClient(list)
+		c, err := newClient(list, options.etcd)
 		if err != nil {
 			l.stop()
 			return nil, err
@@ -72,15 +75,28 @@ func startLoad(start time.Time, rng *rand.Rand, options loadOptions) (*load, err
 	return l, nil
 }
 
-// newClient is a stock client, except for its patience with a member that is away.
-func newClient(endpoints []string) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{
-		Endpoints: endpoints, Logger: zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, MaxDelay: 500 * time.Millisecond},
-			MinConnectTimeout: callLimit,
-		})},
-	})
+// newClient is a stock client, except for its patience with a member that is away and, with members of etcd's kind, its
+// patience until a call's time is over.
+func newClient(endpoints []string, etcd bool) (*clientv3.Client, error) {
+	options := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, MaxDelay: 500 * time.Millisecond},
+		MinConnectTimeout: callLimit,
+	})}
+	if etcd {
+		options = append(options, grpc.WithChainUnaryInterceptor(waitOut))
+	}
+	return clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop(), DialOptions: options})
+}
+
+// waitOut keeps a deadline that etcd notices some moments before the client from clientv3, which would send the request
+// to the next member and so make a write twice (see TestDeadlineIsTheClients).
+func waitOut(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if status.Code(err) == codes.DeadlineExceeded {
+		<-ctx.Done()
+	}
+	return err
 }
 
 func addresses(members []*harness.Member) (list []string) {
