@@ -13,10 +13,17 @@
 
 #include "base/clock.h"
 
-enum { CATCHUP = 20, PATIENCE_MS = 60000, WRITERS = 4, PUTS = 100 };
+enum { CATCHUP = 20, PATIENCE_MS = 60000, LOST_PUBLICATION_MS = 7000, WRITERS = 4, PUTS = 100 };
 
 /* Guards up and cut. */
 static pthread_rwlock_t wires = PTHREAD_RWLOCK_INITIALIZER;
+/* So many of the proposals that are passed on get lost. */
+static atomic_int proposals_to_lose;
+
+static bool is_lost(const struct raft_message *m)
+{
+    return m->type == RAFT_MSG_PROP && atomic_fetch_sub(&proposals_to_lose, 1) > 0;
+}
 
 static void wire_send(struct transport *t, const struct raft_message *messages, size_t n)
 {
@@ -25,7 +32,7 @@ static void wire_send(struct transport *t, const struct raft_message *messages, 
     pthread_rwlock_rdlock(&wires);
     for (size_t i = 0; i < n; i++) {
         struct peer *to = cluster_find(from->cluster, messages[i].to);
-        if (reaches(from, to))
+        if (reaches(from, to) && !is_lost(&messages[i]))
             (void)server_peer_message(to->box->s, &messages[i]);
     }
     pthread_rwlock_unlock(&wires);
@@ -62,7 +69,7 @@ static void cut(struct cluster *c, size_t i, bool is_cut)
     pthread_rwlock_unlock(&wires);
 }
 
-static int setup(void **state)
+static struct cluster *start(uint64_t patience_ms)
 {
     struct cluster *c = cluster_new(3, CATCHUP);
 
@@ -71,8 +78,14 @@ static int setup(void **state)
     for (size_t i = 0; i < 3; i++)
         assert_int_equal(server_start_threads(server_at(c, i)), 0);
     for (size_t i = 0; i < 3; i++)
-        assert_true(server_wait_ready(server_at(c, i), PATIENCE_MS));
-    *state = c;
+        assert_true(server_wait_ready(server_at(c, i), patience_ms));
+    return c;
+}
+
+static int setup(void **state)
+{
+    atomic_store(&proposals_to_lose, 0);
+    *state = start(PATIENCE_MS);
     return 0;
 }
 
@@ -259,6 +272,14 @@ static void test_hand_over(void **state)
     writers(c, old + 1, 2, 3);
 }
 
+/* A member that publishes itself does not wait for a time-out (7 s) when that gets lost. */
+static void test_lost_publication(void **state)
+{
+    atomic_store(&proposals_to_lose, 2);
+    *state = start(LOST_PUBLICATION_MS);
+    assert_true(atomic_load(&proposals_to_lose) <= 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -267,6 +288,7 @@ int main(void)
         T(test_snapshot),
         T(test_tables),
         T(test_hand_over),
+        cmocka_unit_test_teardown(test_lost_publication, teardown),
     };
     log_level_min = LOG_FATAL;
     return cmocka_run_group_tests(tests, NULL, NULL);

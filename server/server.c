@@ -26,7 +26,7 @@
 #include "server/server_metrics.h"
 #include "server/server_private.h"
 
-enum { OWN_RETRY_MS = 1000, REPLAY_FLUSH_MIN = 5000 };
+enum { OWN_RETRY_MS = 1000, OWN_PATIENCE_MS = 1000, REPLAY_FLUSH_MIN = 5000 };
 
 /* What an operator does about it. */
 static const char *advice(int error)
@@ -90,8 +90,9 @@ static void own_finish(struct request *request, enum outcome outcome)
     struct server *s = own->server;
 
     buf_deinit(&request->response);
-    /* While the replay runs apply is behind, and proposals are refused: that is over soon. */
-    if (outcome != OUTCOME_TOO_MANY_REQUESTS)
+    /* While the replay runs apply is behind, and proposals are refused: that is over soon. One that
+     * was taken back has waited long enough. */
+    if (outcome != OUTCOME_TOO_MANY_REQUESTS && outcome != OUTCOME_CANCELED)
         own->retry_ms = clock_mono_ms() + OWN_RETRY_MS;
     atomic_store(&own->done, outcome == OUTCOME_OK);
     if (own == &s->publish && outcome == OUTCOME_OK) {
@@ -115,7 +116,19 @@ static void own_submit(struct own_proposal *own)
         return;
     }
     own->request.payload = buf_bytes(&own->payload);
+    atomic_store(&own->submitted_ms, clock_mono_ms());
     server_submit(own->server, &own->request);
+}
+
+/* A proposal that is passed to a leader may get lost on the way, above all that of a member which
+ * has just joined. To make one of these twice does no harm, so none waits for its time-out. */
+static void own_tick(struct own_proposal *own, uint64_t now_ms)
+{
+    if (atomic_load(&own->under_way) &&
+        now_ms >= atomic_load(&own->submitted_ms) + OWN_PATIENCE_MS &&
+        server_cancel(own->server, &own->request))
+        own_finish(&own->request, OUTCOME_CANCELED);
+    own_submit(own);
 }
 
 static void own_init(struct own_proposal *own, struct server *s, enum request_kind kind, bool done)
@@ -151,8 +164,8 @@ static void server_tick(void *arg)
 
     wait_expire(&s->wait, now_ms, server_timeout_outcome, s);
     metric_set(&metric_proposals_pending, (double)wait_proposals(&s->wait));
-    own_submit(&s->publish);
-    own_submit(&s->raise_alarm);
+    own_tick(&s->publish, now_ms);
+    own_tick(&s->raise_alarm, now_ms);
     cluster_version_tick(s->cluster_version, now_ms);
     promotions_tick(s->promotions);
 }

@@ -36,6 +36,7 @@ struct own_proposal {
     _Atomic bool under_way;
     _Atomic bool done;
     uint64_t retry_ms;
+    _Atomic uint64_t submitted_ms;
 };
 
 struct server {

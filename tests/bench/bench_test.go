@@ -50,7 +50,7 @@ func TestSmoke(t *testing.T) {
 	t.Setenv("ETCD_BIN", harness.EtcdBin(t))
 	t.Setenv("BENCHMARK_BIN", harness.BenchmarkBin(t))
 	err := run([]string{"-quick", "-duration=100ms", "-runs=1", "-keys=2000", "-other-max=1", "-settle=0", "-markdown",
-		"-dir=" + t.TempDir()})
+		"-catch-up-bytes=8388608", "-dir=" + t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

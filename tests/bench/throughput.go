@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"cairn/tests/harness"
@@ -94,14 +95,54 @@ func parse(report []byte) (sample, error) {
 	return s, nil
 }
 
+// target is what the tool asks: one server, or all members of a cluster.
+type target []*harness.Server
+
+func (t target) endpoints() string {
+	var list []string
+	for _, s := range t {
+		list = append(list, s.Addr())
+	}
+	return strings.Join(list, ",")
+}
+
+// cpu is the processor time of all members so far.
+func (t target) cpu() (sum time.Duration, err error) {
+	for _, s := range t {
+		one, err := harness.CPUTime(s.Pid())
+		if err != nil {
+			return 0, err
+		}
+		sum += one
+	}
+	return sum, nil
+}
+
+func (t target) rss() (sum int64, err error) {
+	for _, s := range t {
+		one, err := harness.MemoryOf(s.Pid())
+		if err != nil {
+			return 0, err
+		}
+		sum += one.RSS
+	}
+	return sum, nil
+}
+
+func (t target) close() {
+	for _, s := range t {
+		s.Close()
+	}
+}
+
 // measure runs the tool once for a number of requests.
-func (c *config) measure(sc scenario, server *harness.Server, total int) (sample, error) {
-	args := append(append([]string{}, sc.args...), "--endpoints="+server.Addr(), "--precise",
+func (c *config) measure(sc scenario, to target, total int) (sample, error) {
+	args := append(append([]string{}, sc.args...), "--endpoints="+to.endpoints(), "--precise",
 		fmt.Sprintf("--clients=%d", sc.clients), fmt.Sprintf("--conns=%d", sc.conns), fmt.Sprintf("--total=%d", total))
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(c.benchmark, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cpuBefore, err := harness.CPUTime(server.Pid())
+	cpuBefore, err := to.cpu()
 	if err != nil {
 		return sample{}, err
 	}
@@ -113,7 +154,7 @@ func (c *config) measure(sc scenario, server *harness.Server, total int) (sample
 		return sample{}, fmt.Errorf("%v: %w\n%s", cmd.Args, err, stderr.Bytes())
 	}
 	allAfter, idleAfter := harness.MachineCPU()
-	cpuAfter, err := harness.CPUTime(server.Pid())
+	cpuAfter, err := to.cpu()
 	if err != nil {
 		return sample{}, err
 	}
@@ -128,16 +169,15 @@ func (c *config) measure(sc scenario, server *harness.Server, total int) (sample
 		used := (client + cpuAfter - cpuBefore).Seconds() * 100
 		s.other = (float64(allAfter-allBefore-(idleAfter-idleBefore)) - used) / float64(span)
 	}
-	memory, err := harness.MemoryOf(server.Pid())
-	s.rss = memory.RSS
+	s.rss, err = to.rss()
 	return s, err
 }
 
 // calibrate finds how many requests fill the wanted duration, warming the server up on the way.
-func (c *config) calibrate(sc scenario, server *harness.Server) (int, error) {
+func (c *config) calibrate(sc scenario, to target) (int, error) {
 	total := 200 * sc.clients / max(1, sc.clients/20)
 	for range 3 {
-		s, err := c.measure(sc, server, total)
+		s, err := c.measure(sc, to, total)
 		if err != nil {
 			return 0, err
 		}
@@ -157,27 +197,32 @@ func (c *config) throughput(out *table) error {
 	}
 	defer etcd.Close()
 	defer cairn.Close()
-	pair := [2]*harness.Server{etcd, cairn}
-	for _, s := range pair {
-		if err := putOne(s, readKey, randomValue(rand.New(rand.NewPCG(1, 2)))); err != nil {
+	return c.compare(out, "scenario (clients/connections)", [2]target{{etcd}, {cairn}})
+}
+
+// compare runs the tool's scenarios against etcd and Cairn in turns.
+func (c *config) compare(out *table, title string, pair [2]target) error {
+	for _, to := range pair {
+		if err := putOne(to[0], readKey, randomValue(rand.New(rand.NewPCG(1, 2)))); err != nil {
 			return err
 		}
 	}
-	out.start("scenario (clients/connections)", "req/s", "ratio", "p50 ms", "ratio", "p99 ms", "ratio",
+	out.start(title, "req/s", "ratio", "p50 ms", "ratio", "p99 ms", "ratio",
 		"server us/req", "ratio", "client us/req", "RSS MiB", "other %")
 	for _, sc := range c.list() {
 		var totals [2]int
-		for i, s := range pair {
-			if totals[i], err = c.calibrate(sc, s); err != nil {
-				return fmt.Errorf("%s, %s: %w", sc.name, s.Kind, err)
+		var err error
+		for i, to := range pair {
+			if totals[i], err = c.calibrate(sc, to); err != nil {
+				return fmt.Errorf("%s, %s: %w", sc.name, to[0].Kind, err)
 			}
 		}
 		var samples [2][]sample
 		for n := 0; n < c.runs; n++ {
-			for i, s := range pair {
-				got, err := c.measureQuiet(sc, s, totals[i])
+			for i, to := range pair {
+				got, err := c.measureQuiet(sc, to, totals[i])
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", sc.name, s.Kind, err)
+					return fmt.Errorf("%s, %s: %w", sc.name, to[0].Kind, err)
 				}
 				samples[i] = append(samples[i], got)
 			}
@@ -189,9 +234,9 @@ func (c *config) throughput(out *table) error {
 }
 
 // measureQuiet repeats a run that other processes disturbed.
-func (c *config) measureQuiet(sc scenario, server *harness.Server, total int) (s sample, err error) {
+func (c *config) measureQuiet(sc scenario, to target, total int) (s sample, err error) {
 	for range 5 {
-		if s, err = c.measure(sc, server, total); err != nil || s.other <= c.otherMax {
+		if s, err = c.measure(sc, to, total); err != nil || s.other <= c.otherMax {
 			return s, err
 		}
 	}
@@ -217,8 +262,10 @@ func compareRow(name string, etcd, cairn []sample) []string {
 		ratio(cpu), both(client, 1), both(rss, 0), fmt.Sprintf("%.0f", highest)}
 }
 
-func randomValue(rng *rand.Rand) []byte {
-	v := make([]byte, valueBytes)
+func randomValue(rng *rand.Rand) []byte { return randomBytes(rng, valueBytes) }
+
+func randomBytes(rng *rand.Rand, n int) []byte {
+	v := make([]byte, n)
 	for i := 0; i < len(v); i += 8 {
 		x := rng.Uint64()
 		for j := 0; j < 8 && i+j < len(v); j++ {
