@@ -265,9 +265,9 @@ static void args_build(struct grpc_side *g, const struct config *config, struct 
     arg_add(args, GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS);
     arg_add(args, GRPC_ARG_ENABLE_CHANNELZ, 0);
     /*
-     * gRPC's clock is read at times, so it would cancel a call up to some milliseconds before the
-     * client's own time is over. clientv3 takes that for a time-out on the way and sends the request
-     * to the next member: a write that was proposed would be made twice. The client cancels itself.
+     * gRPC's clock is read at times, so it would cancel a call some milliseconds before the
+     * client's time is over. clientv3 takes that for a time-out on the way and sends the request
+     * to the next member: a write that was proposed would be made twice. The client cancels.
      */
     arg_add(args, GRPC_ARG_ENABLE_DEADLINE_CHECKS, 0);
     /* Probing for the bandwidth costs 6 % of a call's CPU time; a fixed window that holds the usual

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Condition variables whose waiting has an end: on CLOCK_MONOTONIC, so that a step of the wall clock
- * changes nothing. Thread: any.
+ * Condition variables whose waiting has an end: on CLOCK_MONOTONIC, so that a step of the wall
+ * clock changes nothing. Thread: any.
  */
 #pragma once
 

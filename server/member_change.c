@@ -299,7 +299,7 @@ void server_members_changed(void *arg)
         stop_after(s, MEMBER_REMOVED_STOP_MS);
     if (s->transport)
         s->transport->ops->members_changed(s->transport);
-    /* The entry that published this member may be in a snapshot, and then never comes by itself: the
-     * next tick makes it again. */
+    /* The entry that published this member may be in a snapshot, and then never comes by itself:
+     * the next tick makes it again. */
     atomic_store(&s->publish.submitted_ms, 0);
 }

@@ -8,8 +8,8 @@
  *                                              then never called
  *
  * The object belongs to its maker. Between submit and finish (or a successful cancel) it must not
- * be freed. finish() may run on any thread, also inside server_submit(); it must not block: api/call.c
- * hands the call to its own queue, or answers a lone one.
+ * be freed. finish() may run on any thread, also inside server_submit(); it must not block:
+ * api/call.c hands the call to its own queue, or answers a lone one.
  *
  * The server's own limit (5 s + 2 x election timeout) is kept here; a client's shorter deadline is
  * the client's to notice, which then cancels.

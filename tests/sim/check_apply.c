@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "storage/schema.h"
 #include "tests/sim/checks.h"
+#include "tests/sim/counters.h"
 #include "tests/sim/table.h"
 #include "tests/sim/truth.h"
 
@@ -166,10 +167,12 @@ void check_hash_kv(const struct machine *m, int64_t revision, int64_t compacted,
     /* Where no key is live, etcd's hash takes in what compactions have not deleted yet. */
     if (!model_any_live(revision))
         return;
-    if (!table_get(&hashes, key, &other))
+    if (!table_get(&hashes, key, &other)) {
         table_put(&hashes, key, hash);
-    else
-        require(other == hash, "HashKV is the same on all members",
-                "%s at revision %ld, compacted %ld: %x instead of %lx", m->name, (long)revision,
-                (long)compacted, hash, LU(other));
+        return;
+    }
+    count(COUNT_HASHES, 1);
+    require(other == hash, "HashKV is the same on all members",
+            "%s at revision %ld, compacted %ld: %x instead of %lx", m->name, (long)revision,
+            (long)compacted, hash, LU(other));
 }

@@ -2,11 +2,11 @@
 /*
  * Consensus and the raft log, seen from outside (see checks.h).
  *
- *   election safety      one leader a term; it has its own vote on its disk
+ *   election safety      one leader a term; it is a voter, and a majority's votes are on disks, its
+ *                        own among them
  *   leader completeness  it has every entry that was committed before its term
  *   log matching         entries of one index and term are the same, and so are those before them:
- *                        for each entry that any member writes, the digest and the term of the
- * entry
+ *                        for each entry that any member writes, its digest and the term of the one
  *                        before it are compared with those of the first who wrote it
  *   commit               an entry is committed by counting only in its leader's own term, and then
  *                        lies synced on a majority of disks
@@ -27,6 +27,7 @@
 #include "raft/core.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/counters.h"
 #include "tests/sim/table.h"
 #include "tests/sim/truth.h"
 
@@ -65,6 +66,7 @@ struct watched {
 
     /* Of this life. */
     uint64_t term, commit;
+    uint64_t applied; /* when the last entries were proposed */
     enum raft_role role;
     struct read_floor reads[READS_MAX];
     unsigned n_reads;
@@ -165,6 +167,21 @@ static void note_entry(struct machine *m, const struct raft_entry *e)
         w->written_from = e->index;
 }
 
+/* A leader takes a change only when it has applied the one before. */
+static void check_one_change(const struct machine *m, const struct raft_entry *e)
+{
+    const struct raft_log *l = &m->raft->log;
+    uint64_t from = l->applied > l->base_index ? l->applied : l->base_index;
+
+    if (e->type == RAFT_ENTRY_NORMAL || m->raft->role != RAFT_LEADER || e->term != m->raft->term)
+        return;
+    for (uint64_t i = from + 1; i < e->index; i++)
+        require(raft_log_at(l, i)->type == RAFT_ENTRY_NORMAL ||
+                    raft_log_at(l, i)->index <= watched(m)->applied,
+                "one change of the configuration at a time", "%s: entries %lu and %lu", m->name,
+                LU(i), LU(e->index));
+}
+
 void check_wal_append(struct machine *m, const struct raft_hard_state *hard_state,
                       const struct raft_entry *entries, size_t n)
 {
@@ -176,6 +193,8 @@ void check_wal_append(struct machine *m, const struct raft_hard_state *hard_stat
                 "committed entries never change", "%s overwrites entry %lu", m->name,
                 LU(entries[i].index));
         note_entry(m, &entries[i]);
+        if (m->raft)
+            check_one_change(m, &entries[i]);
     }
     if (hard_state)
         w->written.hard_state = *hard_state;
@@ -225,14 +244,9 @@ void check_wal_synced(struct machine *m)
 /* The database must hold what the log gives up. */
 void check_wal_release(struct machine *m, uint64_t index)
 {
-    uint64_t flushed = 0;
-
-    for (int i = 0; i < MACHINE_STORES_MAX; i++)
-        if (m->stores[i].db && m->stores[i].flushed > flushed)
-            flushed = m->stores[i].flushed;
-    require(index <= flushed, "the log is cut behind the database",
+    require(index <= machine_flushed(m), "the log is cut behind the database",
             "%s releases up to %lu, the database is durable up to %lu", m->name, LU(index),
-            LU(flushed));
+            LU(machine_flushed(m)));
 }
 
 bool check_is_durable(const struct machine *m, uint64_t index, uint64_t term)
@@ -245,11 +259,6 @@ bool check_is_durable(const struct machine *m, uint64_t index, uint64_t term)
 }
 
 /* ---- lives ---- */
-
-void check_member_started(struct machine *m)
-{
-    (void)m;
-}
 
 void check_member_died(struct machine *m)
 {
@@ -329,6 +338,48 @@ void check_raft_new(struct machine *m, const struct raft_config *c)
 
 /* ---- steps ---- */
 
+static bool is_voter(const struct conf *conf, uint64_t id)
+{
+    const struct conf_member *c = conf ? cluster_find(conf, id) : NULL;
+
+    return c && !c->learner;
+}
+
+/* What its disk says. A vote that was overtaken by a later term counts, as it may have left. */
+static bool has_voted(const struct conf_member *c, uint64_t candidate, uint64_t term)
+{
+    const struct machine *m = world.machines[c->number];
+    const struct watched *w = m ? watched(m) : NULL;
+
+    if (!m || m->member_id != c->id)
+        return true; /* it is gone: nobody knows */
+    if (w->promises[term % PROMISES_MAX].term == term)
+        return w->promises[term % PROMISES_MAX].vote == candidate;
+    return w->synced.hard_state.term > term;
+}
+
+static bool is_elected(const struct conf *conf, uint64_t id, uint64_t term)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; conf && i < conf->len; i++)
+        n += !conf->members[i].learner && has_voted(&conf->members[i], id, term);
+    return conf && 2 * n > cluster_voters(conf);
+}
+
+/* By the configuration that it has applied; raft may know the next one already. */
+static void check_election(const struct machine *m, const struct raft_status *s)
+{
+    const struct conf *conf = cluster_at(s->applied), *next = cluster_after(conf);
+
+    if (conf->len == 0)
+        return;
+    require(is_voter(conf, s->id) || is_voter(next, s->id), "a leader is a voter", "%s in term %lu",
+            m->name, LU(s->term));
+    require(is_elected(conf, s->id, s->term) || is_elected(next, s->id, s->term),
+            "a leader has the votes of a majority", "%s in term %lu", m->name, LU(s->term));
+}
+
 static void check_leader(const struct machine *m, const struct raft_status *s)
 {
     const struct watched *w = watched(m);
@@ -337,6 +388,7 @@ static void check_leader(const struct machine *m, const struct raft_status *s)
     require(!table_get(&raft_checks.leaders, s->term, &other) || other == s->id,
             "one leader a term", "%s and %lx in term %lu", m->name, LU(other), LU(s->term));
     table_put(&raft_checks.leaders, s->term, s->id);
+    check_election(m, s);
     require(w->synced.hard_state.term == s->term && w->synced.hard_state.vote == s->id,
             "a leader has its own vote on its disk", "%s in term %lu", m->name, LU(s->term));
     while (c > 0 && truth_at(c)->committed_in >= s->term)
@@ -361,9 +413,10 @@ static bool is_majority_durable(const struct conf *c, uint64_t index, uint64_t t
 }
 
 /* A leader has moved its commit index by counting, by the configuration that it had applied; raft
- * hears of one just before the applied index says so. */
+ * hears of a new one before its applied index has come there. */
 static void check_counted(const struct machine *m, const struct raft_status *s)
 {
+    const struct conf *conf = cluster_at(s->applied), *next = cluster_after(conf);
     uint64_t term = 0;
 
     if (!raft_log_term(&m->raft->log, s->commit, &term))
@@ -371,8 +424,8 @@ static void check_counted(const struct machine *m, const struct raft_status *s)
     require(term == s->term, "a leader commits its own term by counting",
             "%s in term %lu commits entry %lu of term %lu", m->name, LU(s->term), LU(s->commit),
             LU(term));
-    require(is_majority_durable(cluster_at(s->applied), s->commit, term) ||
-                is_majority_durable(cluster_at(s->applied + 1), s->commit, term),
+    require(is_majority_durable(conf, s->commit, term) ||
+                (next && is_majority_durable(next, s->commit, term)),
             "a committed entry is on a majority of disks", "%s in term %lu commits entry %lu",
             m->name, LU(s->term), LU(s->commit));
 }
@@ -390,6 +443,8 @@ void check_raft_step(struct machine *m, const struct raft_input *in)
 {
     struct watched *w = watched(m);
 
+    if (in->type == RAFT_PROPOSE || in->type == RAFT_MESSAGE)
+        w->applied = m->raft->log.applied;
     if (in->type != RAFT_READ)
         return;
     w->reads[w->n_reads++ % READS_MAX] = (struct read_floor){in->read_id, truth_committed()};
@@ -408,6 +463,7 @@ void check_raft_stepped(struct machine *m, const struct raft_input *in)
     require(s.commit >= w->commit, "the commit index only grows", "%s: %lu after %lu", m->name,
             LU(s.commit), LU(w->commit));
     if (s.role == RAFT_LEADER && (w->role != RAFT_LEADER || s.term != w->term)) {
+        count(COUNT_TERMS, 1);
         trace3("m%lu leads in term %lu, last %lu", m->number, s.term, s.last_index);
         check_leader(m, &s);
     }

@@ -2,7 +2,7 @@
 /*
  * The invariants that are looked at all the time. The taps (taps.c) call these when production code
  * calls from one of its modules to another. check_raft.c has consensus and the log, check_apply.c
- * what is applied.
+ * what is applied, check_store.c what is stored in the end.
  */
 #pragma once
 
@@ -14,7 +14,6 @@ struct db_batch;
 void checks_init(void);
 void checks_deinit(void);
 
-void check_member_started(struct machine *m);
 void check_member_died(struct machine *m);
 /* Its disk was damaged: what it promised is forgotten. */
 void check_member_forget(struct machine *m);
@@ -50,5 +49,7 @@ void check_entry_applied(struct machine *m, const struct raft_entry *entry); /* 
 void check_batch_record(struct machine *m, const struct db_batch *batch, const struct bytes *key,
                         size_t n_key, const struct bytes *value, size_t n_value, bool deleted);
 void check_batch_written(struct machine *m, struct db *db, const struct db_batch *batch);
+/* All that a member has stored, when nothing is written any more. */
+void check_store(const struct machine *m);
 /* HashKV of a member at a revision. */
 void check_hash_kv(const struct machine *m, int64_t revision, int64_t compacted, uint32_t hash);

@@ -185,15 +185,6 @@ void clients_lose(struct machine *m)
     }
 }
 
-unsigned clients_waiting(void)
-{
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < world.o.n_clients; i++)
-        n += all.clients[i].op != NULL;
-    return n;
-}
-
 /* ---- clients ---- */
 
 static struct machine *choose_machine(struct client *c)

@@ -49,7 +49,7 @@ void clients_start(void);
 void clients_stop(void); /* no new requests */
 /* The member's process is gone. */
 void clients_lose(struct machine *m);
-unsigned clients_waiting(void);
+
 const struct op *clients_ops(void);
 
 /* A request at m, not of a client. */

@@ -21,7 +21,9 @@ static struct {
     size_t len, cap;
     struct conf_member ids[IDS_MAX]; /* all that there ever were */
     size_t n_ids;
-    uint64_t removed[IDS_MAX];
+    struct {
+        uint64_t id, index;
+    } removed[IDS_MAX];
     size_t n_removed;
 } all;
 
@@ -63,6 +65,11 @@ const struct conf *cluster_now(void)
     return &all.items[all.len - 1];
 }
 
+const struct conf *cluster_after(const struct conf *c)
+{
+    return c + 1 < all.items + all.len ? c + 1 : NULL;
+}
+
 const struct conf_member *cluster_find(const struct conf *c, uint64_t id)
 {
     for (unsigned i = 0; i < c->len; i++)
@@ -88,12 +95,17 @@ unsigned cluster_voters(const struct conf *c)
     return n;
 }
 
-bool cluster_is_removed(uint64_t id)
+uint64_t cluster_removed_at(uint64_t id)
 {
     for (size_t i = 0; i < all.n_removed; i++)
-        if (all.removed[i] == id)
-            return true;
-    return false;
+        if (all.removed[i].id == id)
+            return all.removed[i].index;
+    return UINT64_MAX;
+}
+
+bool cluster_is_removed(uint64_t id)
+{
+    return cluster_removed_at(id) != UINT64_MAX;
 }
 
 unsigned cluster_number(uint64_t id)
@@ -188,7 +200,8 @@ static void drop(struct conf *c, uint64_t id)
             c->members[n++] = c->members[i];
     c->len = n;
     check(all.n_removed < IDS_MAX);
-    all.removed[all.n_removed++] = id;
+    all.removed[all.n_removed].id = id;
+    all.removed[all.n_removed++].index = c->index;
 }
 
 void cluster_apply(const struct raft_entry *entry)

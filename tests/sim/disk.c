@@ -19,6 +19,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "tests/sim/counters.h"
 #include "tests/sim/disk_names.h"
 
 enum { SECTOR_BYTES = 512 };
@@ -53,7 +54,6 @@ struct disk {
     uint64_t armed_at; /* 0: not */
     enum disk_end armed_end;
     bool met;
-    uint64_t free_bytes;
 };
 
 static struct disk *disks[DISKS_MAX];
@@ -175,6 +175,7 @@ static int error_here(struct disk *d, uint32_t ppm)
     if (!ppm || rng_below(&d->rng, 1000000) >= ppm || kernel_process() != d->process)
         return 0;
     d->errors++;
+    count(COUNT_DISK_ERRORS, 1);
     return -EIO;
 }
 
@@ -201,7 +202,6 @@ struct disk *disk_new(unsigned number, struct process *p, uint64_t seed)
     check(number > 0 && number < DISKS_MAX && !disks[number]);
     d->number = number;
     d->process = p;
-    d->free_bytes = UINT64_MAX;
     rng_init(&d->rng, seed);
     disks[number] = d;
     return d;
@@ -251,11 +251,6 @@ void disk_arm(struct disk *d, uint64_t call, enum disk_end end)
     d->armed_end = end;
 }
 
-uint64_t disk_calls(const struct disk *d)
-{
-    return d->calls;
-}
-
 uint64_t disk_errors(const struct disk *d)
 {
     return d->errors;
@@ -266,19 +261,20 @@ bool disk_met_end(const struct disk *d)
     return d->met;
 }
 
-void disk_reboot(struct disk *d, enum disk_end end)
+enum disk_end disk_reboot(struct disk *d, enum disk_end end)
 {
     if (d->met)
         end = d->armed_end;
     d->met = false;
     d->armed_at = 0;
     if (end == DISK_KILL)
-        return;
+        return end;
     changes_power_cycle(&d->pending, &d->durable, &d->rng);
     names_copy(&d->seen, &d->durable);
     for (size_t i = 0; i < d->seen.len; i++)
         if (d->seen.items[i].inode)
             inode_power_cycle(d, d->seen.items[i].inode);
+    return end;
 }
 
 bool disk_flip(struct disk *d, const char *dir)
@@ -309,16 +305,6 @@ void disk_drop(struct disk *d, const char *path)
 {
     names_drop(&d->seen, path);
     names_drop(&d->durable, path);
-}
-
-struct disk_space disk_room(struct disk *d)
-{
-    return (struct disk_space){UINT64_C(1) << 40, d->free_bytes};
-}
-
-void disk_set_free(struct disk *d, uint64_t bytes)
-{
-    d->free_bytes = bytes;
 }
 
 static void copy_file(struct disk *to_disk, const struct inode *from, const char *to)
@@ -437,8 +423,6 @@ int file_write(struct file *f, uint64_t offset, const void *data, size_t len)
     struct disk *d = f->d;
     struct inode *n = f->inode;
 
-    if (offset + len > n->size && offset + len - n->size > d->free_bytes)
-        return -ENOSPC;
     if (dies_here(d)) {
         put_bytes(d, n, offset, data, rng_below(&d->rng, len + 1));
         die(d);
@@ -448,8 +432,6 @@ int file_write(struct file *f, uint64_t offset, const void *data, size_t len)
         put_bytes(d, n, offset, data, rng_below(&d->rng, len + 1));
         return r;
     }
-    if (d->free_bytes != UINT64_MAX && offset + len > n->size)
-        d->free_bytes -= offset + len - n->size;
     put_bytes(d, n, offset, data, len);
     if (kernel_process() && d->faults.call_ns_max && rng_below(&d->rng, 8) == 0)
         fiber_sleep(rng_below(&d->rng, d->faults.call_ns_max));

@@ -10,7 +10,6 @@
  */
 #pragma once
 
-#include "storage/disk_space.h"
 #include "storage/file.h"
 #include "tests/sim/kernel.h"
 
@@ -42,12 +41,12 @@ void disk_wipe(struct disk *d);
 
 /* The process dies at the call-th boundary from now (1: the next). 0: not any more. */
 void disk_arm(struct disk *d, uint64_t call, enum disk_end end);
-uint64_t disk_calls(const struct disk *d);
 uint64_t disk_errors(const struct disk *d); /* injected so far */
 /* The armed end has come. */
 bool disk_met_end(const struct disk *d);
-/* After the death of the process. The armed end that killed it, or else end, decides. */
-void disk_reboot(struct disk *d, enum disk_end end);
+/* After the death of the process. The armed end that killed it, or else end, decides, and is
+ * returned. */
+enum disk_end disk_reboot(struct disk *d, enum disk_end end);
 
 /* Flips a bit of what was synced into a file under dir, and had been synced before something behind
  * it was. False: there is no such file. */
@@ -56,8 +55,5 @@ bool disk_flip(struct disk *d, const char *dir);
 bool disk_has(struct disk *d, const char *path); /* a file or directory */
 /* Removes a directory with all that is in it, at once and for ever. */
 void disk_drop(struct disk *d, const char *path);
-struct disk_space disk_room(struct disk *d);
-/* What disk_room() says is free; UINT64_MAX: plenty. Writes that need more fail. */
-void disk_set_free(struct disk *d, uint64_t bytes);
 /* Copies a file, or the files of a directory, between machines: durable, names included. */
 void disk_copy(const char *from, const char *to);

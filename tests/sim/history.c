@@ -78,7 +78,8 @@ static bool is_result(enum outcome outcome)
 
 static bool is_refusal(enum outcome outcome)
 {
-    return outcome == OUTCOME_TOO_MANY_REQUESTS || outcome == OUTCOME_REQUEST_TOO_LARGE;
+    return outcome == OUTCOME_TOO_MANY_REQUESTS || outcome == OUTCOME_REQUEST_TOO_LARGE ||
+           outcome == OUTCOME_DEADLINE; /* there was no leader all the time */
 }
 
 static bool may_be_unknown(enum outcome outcome)
@@ -147,7 +148,10 @@ static void end_read(struct op *op)
     int64_t revision = op->range ? model_check_range(op->range, response)
                                  : model_check_ranges(op->ranges, response);
 
-    require(revision >= op->floor, op->serializable ? "a member never goes back" : "real time",
+    require(!op->serializable || revision >= op->floor, "a member never goes back",
+            "op %lu read at revision %ld, began after %ld was read", (unsigned long)op->number,
+            (long)revision, (long)op->floor);
+    require(op->serializable || revision >= op->floor, "real time",
             "op %lu read at revision %ld, began after %ld was answered", (unsigned long)op->number,
             (long)revision, (long)op->floor);
     history.counts.reads++;

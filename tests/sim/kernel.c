@@ -402,6 +402,11 @@ uint64_t process_mono_ns(const struct process *p)
            (uint64_t)((unsigned __int128)(kernel.now - p->since_ns) * p->rate_ppm / 1000000);
 }
 
+uint64_t process_wall_ns(const struct process *p)
+{
+    return KERNEL_EPOCH_NS + process_mono_ns(p) + (uint64_t)p->wall_ns;
+}
+
 void process_clock_rate(struct process *p, uint32_t rate_ppm)
 {
     check(rate_ppm > 0);

@@ -31,6 +31,7 @@ enum {
 #define MICROSECOND UINT64_C(1000)
 #define MILLISECOND UINT64_C(1000000)
 #define SECOND UINT64_C(1000000000)
+#define KERNEL_EPOCH_NS (UINT64_C(1700000000) * SECOND) /* wall clocks begin about there */
 
 /* One life of a simulated process is from process_start() to process_kill(). */
 struct process {
@@ -79,6 +80,7 @@ void process_resume(struct process *p);
 /* Changes the speed of its clock from now on. */
 void process_clock_rate(struct process *p, uint32_t rate_ppm);
 uint64_t process_mono_ns(const struct process *p);
+uint64_t process_wall_ns(const struct process *p);
 /* How much true time passes until its monotonic clock shows local_ns. */
 uint64_t process_true_delay(const struct process *p, uint64_t local_ns);
 

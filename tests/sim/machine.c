@@ -26,6 +26,7 @@
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/counters.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
 #include "tests/sim/operator.h"
@@ -33,6 +34,7 @@
 
 enum { READY_POLL_MS = 100 };
 #define POLL_NS (100 * MILLISECOND)
+#define BETWEEN_STARTS_NS (100 * MILLISECOND)
 
 static void died(struct process *p);
 
@@ -42,12 +44,14 @@ struct machine *machine_new(unsigned number)
 
     m->number = number;
     snprintf(m->name, sizeof(m->name), "m%u", number);
+    snprintf(m->db_path, sizeof(m->db_path), "/%u/data/member/db", number);
     process_init(&m->process, m->name, m);
     m->process.died = died;
     m->process.hash_seed = rng_next(&world.rng);
     m->process.delay_ns_max = world.o.delay_ns_max;
     m->process.preempt_ppm = world.o.preempt_ppm;
-    m->process.wall_ns = (int64_t)between(0, 20 * SECOND) - (int64_t)(10 * SECOND);
+    if (!world.o.same_clock)
+        m->process.wall_ns = (int64_t)between(0, 20 * SECOND) - (int64_t)(10 * SECOND);
     m->disk = disk_new(number, &m->process, rng_next(&world.rng));
     *disk_faults(m->disk) = world.o.disk;
     network_attach(m);
@@ -119,12 +123,16 @@ void machine_configure(struct machine *m, const char *initial, bool joins)
 
 static void end_life(struct machine *m)
 {
+    if (m->last_wall_ns < process_wall_ns(&m->process))
+        m->last_wall_ns = process_wall_ns(&m->process);
     m->server = NULL;
     m->serves = false;
     m->raft = NULL;
+    m->installing = false;
     m->killed = false;
     m->wants_stop = false;
     m->inside = 0;
+    m->closed_flushed = 0;
     if (m->state != MACHINE_RETIRED)
         m->state = MACHINE_DOWN;
 }
@@ -144,17 +152,29 @@ static bool may_give_up(const struct machine *m)
     return m->damaged || disk_errors(m->disk) > m->errors_at_start;
 }
 
+static void count_death(const struct machine *m, bool met, enum disk_end end)
+{
+    trace2("m%lu died, life %lu", m->number, m->lives);
+    if (met)
+        count(COUNT_BOUNDARY_ENDS, 1);
+    else if (!m->killed)
+        count(COUNT_GAVE_UP, 1);
+    if (m->installing)
+        count(end == DISK_POWER ? COUNT_INSTALL_POWER_LOSSES : COUNT_INSTALL_KILLS, 1);
+}
+
 static void died(struct process *p)
 {
     struct machine *m = p->owner;
+    bool met = disk_met_end(m->disk);
 
-    require(m->killed || disk_met_end(m->disk) || may_give_up(m), "a member gave up", "%s: %s",
-            m->name, system_last_words());
-    trace2("m%lu died, life %lu", m->number, m->lives);
+    require(m->killed || met || may_give_up(m), "a member gave up", "%s: %s", m->name,
+            system_last_words());
+    network_died(m);
     clients_lose(m);
     operator_lose(m);
     stores_crash(m);
-    disk_reboot(m->disk, m->killed ? m->end : DISK_KILL);
+    count_death(m, met, disk_reboot(m->disk, m->killed ? m->end : DISK_KILL));
     check_member_died(m);
     end_life(m);
     nemesis_restart(m);
@@ -176,6 +196,7 @@ static bool is_removed(const struct machine *m)
 static void refused(struct machine *m)
 {
     trace1("m%lu refused to start", m->number);
+    count(COUNT_REFUSED_STARTS, 1);
     require(m->damaged || m->joins || is_removed(m) || disk_errors(m->disk) > m->errors_at_start,
             "a member refused to start", "%s: %s", m->name, system_last_words());
     if (m->damaged)
@@ -193,6 +214,7 @@ static void wait_end(struct machine *m, struct server *s)
         return;
     require(is_removed(m), "only removed members end", "%s", m->name);
     m->state = MACHINE_RETIRED;
+    count(COUNT_MEMBERS_REMOVED, 1);
 }
 
 static void stop(struct machine *m, struct server *s)
@@ -201,6 +223,7 @@ static void stop(struct machine *m, struct server *s)
     if (m->state == MACHINE_UP)
         m->state = MACHINE_STOPPING;
     trace1("m%lu stops", m->number);
+    count(COUNT_STOPS, 1);
     server_release_waiting(s);
     server_drain(s);
     m->server = NULL;
@@ -231,10 +254,22 @@ static void main_thread(void *arg)
     exited(m);
 }
 
+/* Request ids begin with the time of the start, and are of one cluster's life: two starts are never
+ * at one time. */
+static void clock_forward(struct machine *m)
+{
+    uint64_t least_ns = m->last_wall_ns + BETWEEN_STARTS_NS, now_ns = process_wall_ns(&m->process);
+
+    if (now_ns < least_ns)
+        m->process.wall_ns += (int64_t)(least_ns - now_ns);
+    m->last_wall_ns = process_wall_ns(&m->process);
+}
+
 void machine_start(struct machine *m)
 {
     if (m->state != MACHINE_DOWN)
         return;
+    clock_forward(m);
     m->lives++;
     m->state = MACHINE_STARTING;
     m->errors_at_start = disk_errors(m->disk);
@@ -252,6 +287,7 @@ void machine_crash(struct machine *m, enum disk_end end)
     if (!m || !m->process.alive)
         return;
     trace2("m%lu is killed, power %lu", m->number, end == DISK_POWER);
+    count(end == DISK_POWER ? COUNT_POWER_LOSSES : COUNT_KILLS, 1);
     m->killed = true;
     m->end = end;
     process_kill(&m->process);
@@ -314,18 +350,30 @@ struct open_store *machine_store(struct machine *m, struct db *db)
     return NULL;
 }
 
-void machine_store_opened(struct machine *m, struct db *db, uint64_t applied)
+uint64_t machine_flushed(const struct machine *m)
+{
+    for (int i = 0; i < MACHINE_STORES_MAX; i++)
+        if (m->stores[i].db && m->stores[i].current)
+            return m->stores[i].flushed;
+    return m->closed_flushed;
+}
+
+struct open_store *machine_store_opened(struct machine *m, struct db *db, const char *path)
 {
     struct open_store *s = machine_store(m, NULL);
 
     check(s);
-    *s = (struct open_store){db, applied, applied};
+    *s = (struct open_store){.db = db, .current = strcmp(path, m->db_path) == 0};
+    return s;
 }
 
 void machine_store_closed(struct machine *m, struct db *db)
 {
     struct open_store *s = machine_store(m, db);
 
-    if (s)
-        *s = (struct open_store){0};
+    if (!s)
+        return;
+    if (s->current)
+        m->closed_flushed = s->flushed;
+    *s = (struct open_store){0};
 }

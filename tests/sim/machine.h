@@ -24,6 +24,7 @@ enum { MACHINE_STORES_MAX = 6 };
 /* A database that the process has open. */
 struct open_store {
     struct db *db;
+    bool current;     /* the member's own, not a snapshot on its way */
     uint64_t applied; /* that the last write says */
     uint64_t flushed; /* of it, durable for sure */
 };
@@ -31,6 +32,7 @@ struct open_store {
 struct machine {
     unsigned number;
     char name[8];
+    char db_path[32];
     struct process process;
     struct disk *disk;
     struct config config;
@@ -43,14 +45,17 @@ struct machine {
     enum disk_end end; /* then: how */
     bool wants_stop;
     uint64_t errors_at_start; /* of the disk */
+    uint64_t last_wall_ns;    /* when the last life ended */
     unsigned inside;          /* calls that run in it */
 
     /* Of this life; NULL if not there. */
     struct server *server; /* open to other members */
     bool serves;           /* open to clients, too */
     struct raft *raft;
+    bool installing; /* the log has the mark of a snapshot whose database has no place yet */
     struct open_store stores[MACHINE_STORES_MAX];
-    uint64_t member_id; /* known since the first start */
+    uint64_t closed_flushed; /* of the member's own, while it is exchanged */
+    uint64_t member_id;      /* known since the first start */
 
     struct transport transport;
 };
@@ -78,5 +83,6 @@ void machine_call(struct machine *m, void (*run)(void *arg), void *arg);
 
 /* Stores (called from the taps). */
 struct open_store *machine_store(struct machine *m, struct db *db);
-void machine_store_opened(struct machine *m, struct db *db, uint64_t applied);
+uint64_t machine_flushed(const struct machine *m); /* what its database holds for sure */
+struct open_store *machine_store_opened(struct machine *m, struct db *db, const char *path);
 void machine_store_closed(struct machine *m, struct db *db);

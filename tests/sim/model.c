@@ -179,6 +179,63 @@ bool model_lease_alive(int64_t id)
     return lease_alive(id, UINT64_MAX);
 }
 
+/* ---- what lies in a store ---- */
+
+/* What is newer than the compaction or as old; and the newest before it, if the key lived. */
+static bool is_kept(const struct key *k, size_t i, int64_t compacted)
+{
+    const struct version *v = &k->versions[i];
+
+    if (v->main >= compacted)
+        return true;
+    bool newest = i + 1 == k->n || k->versions[i + 1].main > compacted;
+    return newest && v->version > 0;
+}
+
+void model_check_stored(const char *who, int64_t main, uint32_t sub, const struct kv *kv,
+                        int64_t compacted, bool *ret_kept)
+{
+    const struct key *k = key_of(kv->key, false);
+
+    for (size_t i = 0; k && i < k->n; i++) {
+        const struct version *v = &k->versions[i];
+        if (v->main != main || v->sub != sub)
+            continue;
+        require(v->version == kv->version && v->create == kv->create && v->lease == kv->lease &&
+                    bytes_equal(v->value, kv->value) && kv->mod == (v->version ? main : 0),
+                "the store holds what the log says", "%s: another version %ld of %.*s", who,
+                (long)main, (int)kv->key.len, kv->key.data);
+        *ret_kept = is_kept(k, i, compacted);
+        return;
+    }
+    violated("the store holds what the log says", "%s: version %ld.%u of %.*s is nobody's", who,
+             (long)main, sub, (int)kv->key.len, kv->key.data);
+}
+
+uint64_t model_kept(int64_t compacted, uint64_t *ret_live)
+{
+    uint64_t n = 0;
+
+    *ret_live = 0;
+    for (size_t i = 0; i < model.n_keys; i++) {
+        const struct key *k = &model.keys[i];
+        for (size_t j = 0; j < k->n; j++)
+            n += is_kept(k, j, compacted);
+        *ret_live += k->n > 0 && k->versions[k->n - 1].version > 0;
+    }
+    return n;
+}
+
+uint64_t model_changes(int64_t since)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < model.n_keys; i++)
+        for (size_t j = 0; j < model.keys[i].n; j++)
+            n += model.keys[i].versions[j].main >= since;
+    return n;
+}
+
 /* ---- changing ---- */
 
 static void append(struct walk *w, struct bytes name, struct version v)

@@ -13,6 +13,7 @@
 
 #include "base/bytes.h"
 #include "server/outcome.h"
+#include "storage/kv.h"
 
 /* The state that an entry met. */
 struct model_mark {
@@ -44,5 +45,12 @@ int64_t model_check_ranges(const Etcdserverpb__TxnRequest *q, struct bytes respo
 bool model_lease_alive(int64_t id);
 /* Of the live key; 0: there is none. */
 int64_t model_mod_revision(struct bytes key);
+/* A version that a member has stored: it must be one of the model's. kept: that a store which is
+ * compacted at that revision still has to have it. */
+void model_check_stored(const char *who, int64_t main, uint32_t sub, const struct kv *kv,
+                        int64_t compacted, bool *ret_kept);
+/* How many such a store must have; *ret_live: and how many keys live. */
+uint64_t model_kept(int64_t compacted, uint64_t *ret_live);
+uint64_t model_changes(int64_t since); /* of single keys, at that revision and later */
 /* A key is live at that revision. */
 bool model_any_live(int64_t revision);

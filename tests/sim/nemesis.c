@@ -14,9 +14,11 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "raft/core.h"
 #include "server/server_private.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/counters.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/network.h"
 #include "tests/sim/operator.h"
@@ -27,9 +29,26 @@ struct fault {
     void (*strike)(void);
 };
 
+/* The leader of the highest term, as its raft sees it; NULL: there is none. */
+static struct machine *leader(void)
+{
+    struct machine *found = NULL;
+    uint64_t term = 0;
+
+    for (unsigned i = 1; i <= world.n_machines; i++) {
+        struct machine *m = world.machines[i];
+        if (!m || !m->raft || m->raft->role != RAFT_LEADER || m->raft->term < term)
+            continue;
+        found = m;
+        term = m->raft->term;
+    }
+    return found;
+}
+
+/* The leader more often than another. */
 static struct machine *any_machine(void)
 {
-    struct machine *m = NULL;
+    struct machine *m = one_in(3) ? leader() : NULL;
 
     while (!m)
         m = world.machines[between(1, world.n_machines)];
@@ -46,7 +65,7 @@ static void start_again(void *arg)
 /* A removed member comes back with its old data now and then. */
 void nemesis_restart(struct machine *m)
 {
-    uint64_t down_ns = world.phase == PHASE_CHAOS ? world.o.down_ns_max : 10 * MILLISECOND;
+    uint64_t down_ns = world.phase == PHASE_CHAOS ? world.o.down_ns_max : 300 * MILLISECOND;
 
     if (m->state == MACHINE_RETIRED && !m->damaged && world.phase == PHASE_CHAOS && one_in(3))
         m->state = MACHINE_DOWN;
@@ -77,6 +96,25 @@ static void strike_boundary(void)
     disk_arm(m->disk, between(1, one_in(2) ? 10 : 200), one_in(2) ? DISK_POWER : DISK_KILL);
 }
 
+static void crash_if_installing(void *arg)
+{
+    struct machine *m = arg;
+
+    if (m->installing && world.phase == PHASE_CHAOS)
+        machine_crash(m, one_in(2) ? DISK_POWER : DISK_KILL);
+}
+
+/* Some are cut short, at one of the next boundaries or in between. */
+void nemesis_install(struct machine *m)
+{
+    if (world.phase != PHASE_CHAOS || rng_below(&world.rng, 1000000) >= world.o.install_ppm)
+        return;
+    if (one_in(2))
+        disk_arm(m->disk, between(1, 6), one_in(2) ? DISK_POWER : DISK_KILL);
+    else
+        kernel_after(between(0, 4 * world.o.disk.sync_ns_max), crash_if_installing, m);
+}
+
 static void strike_stop(void)
 {
     machine_stop(any_machine());
@@ -97,6 +135,7 @@ static void strike_pause(void)
     if (!m->process.alive || m->process.paused)
         return;
     trace1("m%lu is paused", m->number);
+    count(COUNT_PAUSES, 1);
     process_pause(&m->process);
     kernel_after(between(0, world.o.pause_ns_max), resume, m);
 }
@@ -105,6 +144,7 @@ static void strike_clock(void)
 {
     struct machine *m = any_machine();
 
+    count(COUNT_CLOCKS, 1);
     process_clock_rate(&m->process, (uint32_t)between(700000, 1500000));
     m->process.wall_ns += (int64_t)between(0, 40 * SECOND) - (int64_t)(20 * SECOND);
 }
@@ -129,7 +169,7 @@ static void cut_halves(bool one_way)
 
 static void cut_alone(bool one_way)
 {
-    unsigned a = (unsigned)between(1, world.n_machines);
+    unsigned a = any_machine()->number;
 
     for (unsigned b = 1; b <= world.n_machines; b++) {
         network_cut(a, b, true);
@@ -148,11 +188,79 @@ static void cut_ring(void)
                 network_cut(a, b, true);
 }
 
+/* One after the other is alone, the leader mostly, with nothing in between: what the last one has
+ * missed it can't learn from the next. */
+static void wander(void *arg)
+{
+    unsigned *steps = arg;
+
+    network_heal();
+    if (*steps == 0 || world.phase != PHASE_CHAOS) {
+        free(steps);
+        return;
+    }
+    --*steps;
+    cut_alone(one_in(6));
+    kernel_after(between(10, 3 * world.o.election_ms) * MILLISECOND, wander, steps);
+}
+
+static void strike_wander(void)
+{
+    unsigned *steps = mem_new(unsigned);
+
+    *steps = (unsigned)between(2, 12);
+    trace1("the network is cut at %lu places in turn", *steps);
+    count(COUNT_PARTITIONS, 1);
+    wander(steps);
+}
+
+/* What a leader hears from one member comes late, and then it hears and reaches nobody else: old
+ * answers come in while the others elect a new leader. */
+struct echo {
+    unsigned leader, member;
+};
+
+static void echo_ends(void *arg)
+{
+    struct echo *e = arg;
+
+    network_slow(e->member, e->leader, 0);
+    network_heal();
+    free(e);
+}
+
+static void echo_cut(void *arg)
+{
+    const struct echo *e = arg;
+
+    for (unsigned i = 1; i <= world.n_machines; i++) {
+        network_cut(e->leader, i, true);
+        network_cut(i, e->leader, i != e->member);
+    }
+    kernel_after(between(1, 5 * world.o.election_ms) * MILLISECOND, echo_ends, arg);
+}
+
+static void strike_echo(void)
+{
+    const struct machine *l = leader(), *m = any_machine();
+    uint64_t late_ns = between(world.o.election_ms, 4 * world.o.election_ms) * MILLISECOND;
+
+    if (!l || l == m)
+        return;
+    struct echo *e = mem_new(struct echo);
+    *e = (struct echo){l->number, m->number};
+    trace3("m%lu hears m%lu late by %lu ns", l->number, m->number, late_ns);
+    count(COUNT_ECHOES, 1);
+    network_slow(e->member, e->leader, late_ns);
+    kernel_after(between(0, late_ns), echo_cut, e);
+}
+
 static void strike_partition(void)
 {
     bool one_way = one_in(3);
 
     trace1("the network is cut, one way %lu", one_way);
+    count(COUNT_PARTITIONS, 1);
     switch (rng_below(&world.rng, 4)) {
     case 0: cut_halves(one_way); break;
     case 1: cut_ring(); break;
@@ -179,6 +287,7 @@ static void strike_slow_disk(void)
     struct machine *m = any_machine();
     struct disk_faults *f = disk_faults(m->disk);
 
+    count(COUNT_SLOW_DISKS, 1);
     f->sync_ns_min = between(1, 20) * MILLISECOND;
     f->sync_ns_max = f->sync_ns_min + between(1, 500) * MILLISECOND;
     kernel_after(between(0, 5 * SECOND), quick_again, m);
@@ -207,12 +316,15 @@ static void strike_flip(void)
     struct machine *m = any_machine();
     char dir[32];
 
-    if (m->process.alive || m->damaged || 2 * (damaged() + 1) >= world.o.n_members)
+    if (m->damaged || m->state == MACHINE_RETIRED || 2 * (damaged() + 1) >= world.o.n_members)
         return;
+    machine_crash(m, DISK_KILL);
     snprintf(dir, sizeof(dir), "/%u/data/member/wal", m->number);
     m->damaged = disk_flip(m->disk, dir);
-    if (m->damaged)
-        trace1("a bit flips on m%lu", m->number);
+    if (!m->damaged)
+        return;
+    trace1("a bit flips on m%lu", m->number);
+    count(COUNT_FLIPS, 1);
 }
 
 static void make_room_main(void *arg)
@@ -276,6 +388,8 @@ void nemesis_start(void)
     add("stop", o->stop_rate, strike_stop);
     add("pause", o->pause_rate, strike_pause);
     add("partition", o->partition_rate, strike_partition);
+    add("wander", o->wander_rate, strike_wander);
+    add("echo", o->echo_rate, strike_echo);
     add("slow disk", o->slow_disk_rate, strike_slow_disk);
     add("disk error", o->disk_error_rate, strike_disk_error);
     add("flip", o->flip_rate, strike_flip);

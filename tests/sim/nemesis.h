@@ -11,5 +11,7 @@ struct machine;
 void nemesis_start(void);
 /* Ends all faults: the network works, disks are quick, what can run runs. */
 void nemesis_heal(void);
+/* A member begins to put the state of a snapshot in the place of its own. */
+void nemesis_install(struct machine *m);
 /* A member's process has ended, however: it is started again in a while. */
 void nemesis_restart(struct machine *m);

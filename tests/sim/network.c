@@ -10,27 +10,34 @@
  */
 #include "tests/sim/network.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
 #include "base/mem.h"
 #include "raft/log.h"
 #include "server/peer_door.h"
+#include "server/server_private.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/errand.h"
 
+#define KNOCK_NS (20 * MILLISECOND)
 #define SNAPSHOT_OVERDUE_NS (5 * SECOND)
 enum { UNREACHABLE_ONE_IN = 4, SNAPSHOT_PARTIAL_ONE_IN = 3 };
 
 struct link {
     bool cut;
+    bool reading; /* a thread of the receiver takes what has arrived, in order */
+    struct parcel *first, **last;
+    uint64_t slow_ns;     /* more than the latency */
     uint64_t last_at;     /* when the last message in order arrives */
     uint64_t last_failed; /* when one could not be sent */
+    unsigned heard_in;    /* the receiver's life in which something came */
 };
 
 /* A message on its way. */
 struct parcel {
+    struct parcel *next; /* in its link, when it has arrived */
     struct raft_message message;
     struct raft_snapshot *snapshot;
     struct machine *from, *to;
@@ -44,23 +51,72 @@ struct parcel {
     bool ok;
 };
 
+struct knock {
+    struct machine *from, *to;
+    unsigned from_life;
+    uint64_t id;
+};
+
 static struct {
     struct rng rng;
     struct link links[MACHINES_MAX + 1][MACHINES_MAX + 1];
     bool calm;
     struct list snapshots; /* that wait for an answer */
-    struct list errands;
     struct network_counts counts;
 } net;
 
 static const struct transport_ops ops;
 
+static bool same_life(const struct machine *m, unsigned life)
+{
+    return m->process.alive && m->lives == life && m->server;
+}
+
+/* ---- messages ---- */
+
+static void tell_removed(void *arg)
+{
+    struct machine *m = arg;
+
+    if (m->server)
+        server_peer_we_are_removed(m->server);
+}
+
+/* Members have connections even if they have nothing to say, and whoever was removed hears of it
+ * when it opens one. */
+static void knock_main(void *arg)
+{
+    struct knock k = *(struct knock *)arg;
+
+    free(arg);
+    if (k.to->server && server_peer_is_removed(k.to->server, k.id) &&
+        same_life(k.from, k.from_life))
+        machine_call(k.from, tell_removed, k.from);
+}
+
+static void knock(void *arg)
+{
+    struct machine *from = world.machines[1 + rng_below(&net.rng, world.n_machines)];
+    struct machine *to = world.machines[1 + rng_below(&net.rng, world.n_machines)];
+
+    if (from && to && from != to && from->server && network_answers(from, to)) {
+        struct knock *k = mem_new(struct knock);
+        *k = (struct knock){from, to, from->lives, from->member_id};
+        machine_call(to, knock_main, k);
+    }
+    kernel_after(KNOCK_NS, knock, NULL);
+}
+
 void network_init(uint64_t seed)
 {
     memset(&net, 0, sizeof(net));
+    for (unsigned a = 0; a <= MACHINES_MAX; a++)
+        for (unsigned b = 0; b <= MACHINES_MAX; b++)
+            net.links[a][b].last = &net.links[a][b].first;
+    kernel_after(KNOCK_NS, knock, NULL);
     rng_init(&net.rng, seed);
     list_init(&net.snapshots);
-    list_init(&net.errands);
+    errands_init();
 }
 
 void network_attach(struct machine *m)
@@ -90,9 +146,22 @@ void network_heal(void)
             net.links[a][b].cut = false;
 }
 
+void network_slow(unsigned from, unsigned to, uint64_t ns)
+{
+    net.links[from][to].slow_ns = ns;
+}
+
 void network_calm(void)
 {
+    for (unsigned a = 0; a <= MACHINES_MAX; a++)
+        for (unsigned b = 0; b <= MACHINES_MAX; b++)
+            net.links[a][b].slow_ns = 0;
     net.calm = true;
+}
+
+bool network_answers(const struct machine *from, const struct machine *to)
+{
+    return network_reaches(from, to) && !link_of(to, from)->cut;
 }
 
 bool network_reaches(const struct machine *from, const struct machine *to)
@@ -141,48 +210,75 @@ static void parcel_free(struct parcel *p)
     free(p);
 }
 
-static bool same_life(const struct machine *m, unsigned life)
+static void take(struct parcel *p)
 {
-    return m->process.alive && m->lives == life && m->server;
-}
-
-/* ---- messages ---- */
-
-static void tell_removed(void *arg)
-{
-    struct machine *m = arg;
-
-    if (m->server)
-        server_peer_we_are_removed(m->server);
-}
-
-static void deliver_main(void *arg)
-{
-    struct parcel *p = arg;
+    uint64_t applied = atomic_load(&p->server->state.applied);
     enum peer_verdict verdict = server_peer_message(p->server, &p->message);
 
+    require(verdict != PEER_OK || cluster_removed_at(p->message.from) > applied,
+            "removed members are not heard", "%s hears %s", p->to->name, p->from->name);
+    require(verdict != PEER_OK || p->message.to == p->to->member_id,
+            "members hear what is for them", "%s takes a message for %lx", p->to->name,
+            (unsigned long)p->message.to);
+
+    link_of(p->from, p->to)->heard_in = p->to->lives;
     net.counts.delivered++;
     if (verdict == PEER_REMOVED && same_life(p->from, p->from_life))
         machine_call(p->from, tell_removed, p->from);
     parcel_free(p);
 }
 
-static void deliver(void *arg)
+static void read_main(void *arg)
+{
+    struct link *l = arg;
+    struct parcel *p;
+
+    while ((p = l->first)) {
+        l->first = p->next;
+        if (!l->first)
+            l->last = &l->first;
+        take(p);
+    }
+    l->reading = false;
+}
+
+/* What has arrived and nobody has read is gone with the process. */
+void network_died(struct machine *m)
+{
+    for (unsigned i = 1; i <= MACHINES_MAX; i++) {
+        struct link *l = &net.links[i][m->number];
+        for (struct parcel *p = l->first, *next; p; p = next) {
+            next = p->next;
+            parcel_free(p);
+        }
+        l->first = NULL;
+        l->last = &l->first;
+        l->reading = false;
+    }
+}
+
+static void arrive(void *arg)
 {
     struct parcel *p = arg;
+    struct link *l = link_of(p->from, p->to);
 
     if (!network_reaches(p->from, p->to)) {
         net.counts.lost++;
         parcel_free(p);
         return;
     }
-    trace4("m%lu>m%lu type %lu index %lu", p->from->number, p->to->number, p->message.type,
-           p->message.index);
+    trace_n("m%lu>m%lu type %lu index %lu entries %lu reject %lu", p->from->number, p->to->number,
+            p->message.type, p->message.index, p->message.n_entries, p->message.reject);
     p->server = p->to->server;
-    machine_call(p->to, deliver_main, p);
+    *l->last = p;
+    l->last = &p->next;
+    if (l->reading)
+        return;
+    l->reading = true;
+    machine_call(p->to, read_main, l);
 }
 
-static uint64_t latency(void)
+uint64_t network_latency(void)
 {
     const struct options *o = &world.o;
 
@@ -192,7 +288,7 @@ static uint64_t latency(void)
 static void dispatch(struct parcel *p)
 {
     struct link *l = link_of(p->from, p->to);
-    uint64_t at = kernel_now() + latency();
+    uint64_t at = kernel_now() + network_latency() + l->slow_ns;
 
     if (chance(world.o.reorder_ppm)) {
         at += rng_below(&net.rng, world.o.reorder_ns_max);
@@ -200,7 +296,9 @@ static void dispatch(struct parcel *p)
         at = at < l->last_at ? l->last_at : at;
         l->last_at = at;
     }
-    kernel_after(at - kernel_now(), deliver, p);
+    if (p->message.type == world.o.late_type && chance(world.o.late_ppm))
+        at += rng_below(&net.rng, world.o.late_ns_max);
+    kernel_after(at - kernel_now(), arrive, p);
 }
 
 /* Where that member is or was: another one may live there now. */
@@ -223,16 +321,37 @@ static void tell_unreachable(void *arg)
     free(f);
 }
 
+static void report_unreachable(struct machine *from, uint64_t member_id)
+{
+    struct failure *f = mem_new(struct failure);
+
+    *f = (struct failure){from, member_id};
+    machine_call(from, tell_unreachable, f);
+}
+
 static void failed(struct machine *from, struct machine *to, uint64_t member_id)
 {
     net.counts.lost++;
     if (to)
         link_of(from, to)->last_failed = kernel_now();
-    if (rng_below(&net.rng, UNREACHABLE_ONE_IN) != 0)
-        return;
-    struct failure *f = mem_new(struct failure);
-    *f = (struct failure){from, member_id};
-    machine_call(from, tell_unreachable, f);
+    if (rng_below(&net.rng, UNREACHABLE_ONE_IN) == 0)
+        report_unreachable(from, member_id);
+}
+
+void network_break(void)
+{
+    for (unsigned a = 1; a <= world.n_machines; a++)
+        for (unsigned b = 1; b <= world.n_machines; b++)
+            if (a != b && machine_serves(world.machines[a]) && world.machines[b])
+                report_unreachable(world.machines[a], world.machines[b]->member_id);
+}
+
+/* A member of the table, or one that has spoken to us: the transport takes its address from what it
+ * says of itself. */
+static bool is_known(const struct machine *from, const struct machine *to, uint64_t id)
+{
+    return server_peer_is_known(from->server, id) ||
+           (to && link_of(to, from)->heard_in == from->lives);
 }
 
 static void send_one(struct machine *from, const struct raft_message *m)
@@ -241,7 +360,7 @@ static void send_one(struct machine *from, const struct raft_message *m)
 
     net.counts.sent++;
     check_sent(from, m);
-    if (!from->server || !server_peer_is_known(from->server, m->to))
+    if (!from->server || !is_known(from, to, m->to))
         return;
     if (!to || !network_reaches(from, to)) {
         failed(from, to, m->to);
@@ -331,7 +450,7 @@ static void snapshot_main(void *arg)
         snapshot_answer(p, false); /* what arrived lies there for the next start */
         return;
     }
-    fiber_sleep(latency());
+    fiber_sleep(network_latency());
     enum peer_verdict verdict = server_peer_snapshot(s, &p->message, path);
     trace3("m%lu>m%lu snapshot, verdict %lu", p->from->number, p->to->number, verdict);
     snapshot_answer(p, verdict == PEER_OK);
@@ -363,7 +482,7 @@ static void send_snapshot(struct transport *t, struct transport_snapshot *snapsh
     p->refs = 2;
     list_push(&net.snapshots, &p->link);
     kernel_after(SNAPSHOT_OVERDUE_NS, snapshot_overdue, p);
-    kernel_after(latency() * (1 + rng_below(&net.rng, 8)), snapshot_arrives, p);
+    kernel_after(network_latency() * (1 + rng_below(&net.rng, 8)), snapshot_arrives, p);
 }
 
 /* ---- the rest ---- */
@@ -388,102 +507,9 @@ static bool wants_tables(struct transport *t, uint64_t member_id)
     return world.o.tables;
 }
 
-/* A request of one machine to another's peer port. */
-struct errand {
-    struct list link; /* in those that are not answered */
-    struct transport_fetch *fetch;
-    struct machine *from, *to;
-    unsigned from_life;
-    struct server *server; /* that is asked */
-    unsigned refs;         /* its way, and the time-out */
-    bool answered;
-};
-
-static bool errand_lives(const struct errand *e)
-{
-    return !e->answered && e->from->process.alive && e->from->lives == e->from_life;
-}
-
-static void errand_unref(struct errand *e)
-{
-    if (--e->refs > 0)
-        return;
-    list_remove(&e->link);
-    free(e);
-}
-
-static void errand_done(void *arg)
-{
-    struct errand *e = arg;
-
-    e->fetch->done(e->fetch);
-    errand_unref(e);
-}
-
-static void errand_back(void *arg)
-{
-    struct errand *e = arg;
-
-    if (!errand_lives(e)) {
-        errand_unref(e);
-        return;
-    }
-    e->answered = true;
-    list_remove(&e->link);
-    machine_call(e->from, errand_done, e);
-}
-
-static void errand_main(void *arg)
-{
-    struct errand *e = arg;
-    struct server *s = e->server;
-    struct server_info info;
-
-    if (errand_lives(e) && strcmp(e->fetch->path, "/members") == 0) {
-        server_info(s, &info);
-        e->fetch->status = 200;
-        e->fetch->cluster_id = info.cluster_id;
-        server_peer_members(s, &e->fetch->answer);
-    } else if (errand_lives(e)) {
-        e->fetch->status = 404;
-    }
-    kernel_after(latency(), errand_back, e);
-}
-
-static unsigned number_of_url(const char *url)
-{
-    unsigned number = 0;
-
-    return sscanf(url, "http://10.0.0.%u:", &number) == 1 && number <= MACHINES_MAX ? number : 0;
-}
-
-static void errand_arrives(void *arg)
-{
-    struct errand *e = arg;
-
-    for (size_t i = 0; errand_lives(e) && i < e->fetch->n_urls; i++) {
-        struct machine *to = world.machines[number_of_url(e->fetch->urls[i])];
-        if (!to || !network_reaches(e->from, to) || link_of(to, e->from)->cut)
-            continue;
-        e->to = to;
-        e->server = to->server;
-        machine_call(to, errand_main, e);
-        return;
-    }
-    errand_back(e);
-}
-
 static void fetch(struct transport *t, struct transport_fetch *f)
 {
-    struct errand *e = mem_new(struct errand);
-
-    e->fetch = f;
-    e->from = container_of(t, struct machine, transport);
-    e->from_life = e->from->lives;
-    e->refs = 2;
-    list_push(&net.errands, &e->link);
-    kernel_after(f->timeout_ms * MILLISECOND, errand_back, e);
-    kernel_after(latency(), errand_arrives, e);
+    errand_send(container_of(t, struct machine, transport), f);
 }
 
 void network_stop(struct machine *m)
@@ -493,14 +519,7 @@ void network_stop(struct machine *m)
         if (p->from == m && p->from_life == m->lives)
             snapshot_answer_now(p);
     }
-    list_for_each_safe (link, next, &net.errands) {
-        struct errand *e = container_of(link, struct errand, link);
-        if (e->from != m || e->from_life != m->lives)
-            continue;
-        e->answered = true;
-        list_remove(&e->link);
-        e->fetch->done(e->fetch);
-    }
+    errands_stop(m);
 }
 
 static const struct transport_ops ops = {

@@ -13,7 +13,7 @@
 #include "tests/sim/clients.h"
 #include "tests/sim/model.h"
 
-enum { VALUE_BYTES_MAX = 6000, OPS_MAX = 4, LEASES_KEPT = 8 };
+enum { VALUE_BYTES_MAX = 14000, OPS_MAX = 4, LEASES_KEPT = 8 };
 
 /* Memory of one request while it is made; and the leases that clients know of. */
 static struct arena arena;
@@ -54,7 +54,8 @@ static ProtobufCBinaryData random_key(struct rng *rng)
 /* Each value is written once. */
 static ProtobufCBinaryData new_value(const struct op *op, unsigned sub, struct rng *rng)
 {
-    size_t len = rng_below(rng, 16) == 0 ? rng_below(rng, VALUE_BYTES_MAX) : rng_below(rng, 40);
+    size_t len = rng_below(rng, world.o.large_one_in) == 0 ? rng_below(rng, VALUE_BYTES_MAX)
+                                                           : rng_below(rng, 40);
     char *text = arena_alloc(&arena, len + 48);
     int n = snprintf(text, 48, "v%u.%u.", (unsigned)op->number, sub);
 

@@ -12,8 +12,11 @@
 #include "rpc.pb-c.h"
 #include "server/server.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/counters.h"
 
 enum { MEMBERS_MAX_WANTED = 7 };
+#define FIRST_NS (2 * SECOND)
+#define SETTLE_NS (200 * MILLISECOND)
 
 enum change_kind { CHANGE_ADD, CHANGE_ADD_LEARNER, CHANGE_REMOVE, CHANGE_PROMOTE, CHANGE_MOVE };
 
@@ -25,22 +28,16 @@ struct change {
     struct server *server;
     uint64_t id;     /* of the member it is about */
     unsigned number; /* of a new machine */
-    bool abandoned;
 };
 
 static struct {
-    struct change *under_way; /* NULL: none */
-    unsigned done;
+    struct change *under_way; /* that is waited for; NULL: none */
+    unsigned last_number;     /* of the machine of the last new member */
 } operator;
 
 void operator_init(void)
 {
     memset(&operator, 0, sizeof(operator));
-}
-
-unsigned operator_done(void)
-{
-    return operator.done;
 }
 
 /* ---- machines for members ---- */
@@ -68,22 +65,32 @@ static void start_members(void)
         start_member(&c->members[i]);
 }
 
-void operator_settle(void)
+static void settle_turn(void *arg)
 {
     start_members();
+    if (world.phase != PHASE_DONE)
+        kernel_after(SETTLE_NS, settle_turn, NULL);
 }
 
-/* A machine without a member; 0: there is none. */
+void operator_settle(void)
+{
+    settle_turn(NULL);
+}
+
+/* A machine without a member; 0: there is none. Not the same twice in a row, if there is another:
+ * the last change may still be on its way. */
 static unsigned free_machine(void)
 {
+    unsigned found = 0;
+
     for (unsigned i = 1; i <= MACHINES_MAX; i++) {
         const struct machine *m = world.machines[i];
         if (cluster_of_machine(cluster_now(), i) || (m && (m->process.alive || m->damaged)))
             continue;
-        if (!m || m->state == MACHINE_RETIRED)
-            return i;
+        if ((!m || m->state == MACHINE_RETIRED) && (!found || found == operator.last_number))
+            found = i;
     }
-    return 0;
+    return found;
 }
 
 /* ---- one change ---- */
@@ -94,10 +101,10 @@ static void change_finish(struct request *request, enum outcome outcome)
 
     trace3("change of kind %lu at m%lu ends: outcome %lu", c->kind, c->asked->number, outcome);
     buf_deinit(&request->response);
-    if (!c->abandoned) {
+    if (operator.under_way == c)
         operator.under_way = NULL;
-        operator.done += outcome == OUTCOME_OK;
-    }
+    if (outcome == OUTCOME_OK)
+        count(c->kind == CHANGE_MOVE ? COUNT_TRANSFERS : COUNT_MEMBER_CHANGES, 1);
     free(c);
 }
 
@@ -136,10 +143,15 @@ void operator_lose(const struct machine *m)
 {
     struct change *c = operator.under_way;
 
-    if (!c || c->asked != m)
-        return;
-    c->abandoned = true;
-    operator.under_way = NULL;
+    if (c && c->asked == m)
+        operator.under_way = NULL;
+}
+
+/* An operator in a hurry does not wait for the end. Only where it does no harm: of two removals at
+ * once, one too many could be made. */
+static bool is_waited_for(enum change_kind kind)
+{
+    return kind == CHANGE_REMOVE || !one_in(3);
 }
 
 static void ask(struct machine *m, enum change_kind kind, uint64_t id, unsigned number)
@@ -152,7 +164,10 @@ static void ask(struct machine *m, enum change_kind kind, uint64_t id, unsigned 
                          .server = m->server,
                          .id = id,
                          .number = number};
-    operator.under_way = c;
+    if (is_waited_for(kind))
+        operator.under_way = c;
+    if (number)
+        operator.last_number = number;
     trace3("change of kind %lu at m%lu, machine %lu", kind, m->number,
            number ? number : cluster_number(id));
     machine_call(m, ask_main, c);
@@ -184,7 +199,10 @@ static const struct conf_member *learner(void)
     return NULL;
 }
 
-/* One that will never come back, if there is one. */
+/* Of two voters none is removed: if it is the leader that goes, the other may never hear that it is
+ * alone now (etcd's library documents that).
+ *
+ * One that will never come back, if there is one. */
 static const struct conf_member *lost_member(void)
 {
     const struct conf *c = cluster_now();
@@ -204,11 +222,12 @@ static void change_something(struct machine *m)
 
     if (about)
         ask(m, CHANGE_REMOVE, about->id, 0);
-    else if (l && one_in(2))
+    else if (l && !one_in(4))
         ask(m, CHANGE_PROMOTE, l->id, 0);
     else if (number && cluster_now()->len < MEMBERS_MAX_WANTED && one_in(2))
-        ask(m, !l && one_in(2) ? CHANGE_ADD_LEARNER : CHANGE_ADD, 0, number);
-    else if ((about = any_member()) && cluster_now()->len > 1)
+        ask(m, !l && !one_in(3) ? CHANGE_ADD_LEARNER : CHANGE_ADD, 0, number);
+    else if (world.o.flip_rate == 0 && (about = any_member()) &&
+             (cluster_voters(cluster_now()) > 2 || about->learner))
         ask(m, CHANGE_REMOVE, about->id, 0);
 }
 
@@ -235,25 +254,40 @@ static void member_turn(void *arg)
     later(world.o.member_rate, member_turn);
 }
 
-/* The leader is asked, mostly. */
-static void transfer_turn(void *arg)
+/* The leader is asked, if m knows it. */
+static void move_leader(struct machine *m)
 {
-    struct machine *m = somebody();
     const struct conf_member *to = any_member();
     struct server_info info;
 
+    if (!m || !to || operator.under_way)
+        return;
+    server_info(m->server, &info);
+    struct machine *leader = world.machines[cluster_number(info.leader_id)];
+    ask(machine_serves(leader) ? leader : m, CHANGE_MOVE, to->id, 0);
+}
+
+static void transfer_turn(void *arg)
+{
     if (world.phase != PHASE_CHAOS)
         return;
-    if (m && to && !operator.under_way) {
-        server_info(m->server, &info);
-        struct machine *leader = world.machines[cluster_number(info.leader_id)];
-        ask(machine_serves(leader) ? leader : m, CHANGE_MOVE, to->id, 0);
-    }
+    move_leader(somebody());
     later(world.o.transfer_rate, transfer_turn);
 }
 
-void operator_start(void)
+void operator_move_leader(void)
+{
+    move_leader(somebody());
+}
+
+static void begin(void *arg)
 {
     later(world.o.member_rate, member_turn);
     later(world.o.transfer_rate, transfer_turn);
+}
+
+/* Not before the cluster has a version: nobody can join it then. */
+void operator_start(void)
+{
+    kernel_after(FIRST_NS, begin, NULL);
 }

@@ -12,6 +12,7 @@ void operator_init(void);
 void operator_start(void);
 /* Starts every member of the configuration that does not run: nothing is asked for any more. */
 void operator_settle(void);
+/* Asks the leader, if there is one, to hand over to another voter. */
+void operator_move_leader(void);
 /* The process that was asked is gone. */
 void operator_lose(const struct machine *m);
-unsigned operator_done(void); /* changes that succeeded */

@@ -6,7 +6,7 @@
  *
  * Thread: the only one.
  */
-#include <stdlib.h>
+#include "raft/types.h"
 #include "tests/sim/world.h"
 
 static struct rng rng;
@@ -40,12 +40,13 @@ static unsigned cluster_size(void)
 {
     static const uint8_t sizes[] = {1, 3, 3, 3, 3, 5, 5, 2, 4, 7};
 
-    return getenv("SIM_ONE") ? 1 : sizes[rng_below(&rng, sizeof(sizes))];
+    return sizes[rng_below(&rng, sizeof(sizes))];
 }
 
 static void draw_members(struct options *o)
 {
     o->n_members = cluster_size();
+    o->same_clock = odds(50);
     o->heartbeat_ms = (uint32_t)pick(20, 100);
     o->election_ms = o->heartbeat_ms * (uint32_t)pick(5, 10);
     o->pre_vote = odds(80);
@@ -55,10 +56,17 @@ static void draw_members(struct options *o)
     o->wal_segment_bytes = pick_log(4 << 10, 256 << 10);
     o->message_bytes_max = odds(50) ? pick_log(1, 4096) : 512 << 10;
     o->inflight_max = (uint32_t)(odds(50) ? pick_log(1, 16) : 512);
-    o->uncommitted_bytes_max = odds(25) ? pick_log(100, 20000) : 0;
+    o->uncommitted_bytes_max = odds(25) ? pick_log(3000, 50000) : 0;
     o->applying_bytes_max = odds(50) ? pick_log(2000, 100000) : 64 << 20;
     o->tables = odds(50);
 }
+
+static const uint8_t late_types[] = {
+    RAFT_MSG_APP,       RAFT_MSG_APP_RESP,       RAFT_MSG_VOTE,           RAFT_MSG_VOTE_RESP,
+    RAFT_MSG_HEARTBEAT, RAFT_MSG_HEARTBEAT_RESP, RAFT_MSG_HEARTBEAT_RESP, RAFT_MSG_TIMEOUT_NOW,
+    RAFT_MSG_PRE_VOTE,  RAFT_MSG_PRE_VOTE_RESP,  RAFT_MSG_READ_INDEX,     RAFT_MSG_READ_INDEX_RESP,
+    RAFT_MSG_PROP,
+};
 
 static void draw_speeds(struct options *o)
 {
@@ -75,6 +83,9 @@ static void draw_speeds(struct options *o)
     o->duplicate_ppm = odds(50) ? (uint32_t)pick_log(1000, 200000) : 0;
     o->reorder_ppm = odds(50) ? (uint32_t)pick_log(1000, 300000) : 0;
     o->reorder_ns_max = pick_log(MILLISECOND, 3 * SECOND);
+    o->late_type = odds(40) ? late_types[rng_below(&rng, sizeof(late_types))] : 0;
+    o->late_ppm = (uint32_t)pick(10000, 600000);
+    o->late_ns_max = pick_log(10 * MILLISECOND, 4 * SECOND);
 }
 
 static void draw_faults(struct options *o)
@@ -85,13 +96,16 @@ static void draw_faults(struct options *o)
     o->stop_rate = rate(25, 300);
     o->pause_rate = rate(35, 500);
     o->partition_rate = rate(50, 500);
+    o->wander_rate = rate(35, 400);
+    o->echo_rate = rate(30, 400);
     o->slow_disk_rate = rate(20, 200);
     o->disk_error_rate = rate(20, 200);
     o->clock_rate = rate(30, 300);
-    o->flip_rate = rate(10, 500);
+    o->flip_rate = rate(20, 1000);
     o->make_room_rate = rate(50, 1500);
-    o->member_rate = rate(30, 500);
+    o->member_rate = rate(45, 2000);
     o->transfer_rate = rate(30, 500);
+    o->install_ppm = odds(40) ? (uint32_t)pick(50000, 900000) : 0;
     o->down_ns_max = pick_log(10 * MILLISECOND, 4 * SECOND);
     o->pause_ns_max = pick_log(10 * MILLISECOND, 5 * SECOND);
     o->partition_ns_max = pick_log(100 * MILLISECOND, 6 * SECOND);
@@ -101,13 +115,14 @@ static void draw_clients(struct options *o)
 {
     o->n_clients = (unsigned)pick(1, 10);
     o->n_keys = (unsigned)pick(2, 20);
-    o->chaos_ns = pick(4, 14) * SECOND;
-    o->ops_max = (unsigned)pick(100, 700);
+    o->chaos_ns = (odds(75) ? pick(4, 15) : pick(15, 40)) * SECOND;
+    o->ops_max = (unsigned)pick_log(100, 2500);
     o->think_ns_max = pick_log(MILLISECOND, 200 * MILLISECOND);
+    o->large_one_in = odds(75) ? 16 : 2;
     o->share_put = (uint8_t)pick(15, 40);
     o->share_delete = (uint8_t)pick(2, 12);
     o->share_txn = (uint8_t)pick(5, 20);
-    o->share_range = (uint8_t)pick(5, 15);
+    o->share_range = (uint8_t)(odds(80) ? pick(5, 15) : pick(15, 30));
     o->share_serializable = (uint8_t)pick(0, 6);
     o->share_compact = odds(70) ? (uint8_t)pick(0, 4) : 0;
 }

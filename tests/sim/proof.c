@@ -9,15 +9,19 @@
 #include <stdio.h>
 
 #include "base/check.h"
+#include "raft/core.h"
+#include "server/peer_door.h"
 #include "server/server_private.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/network.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/truth.h"
 
 /* Some requests may be lost with what happened before; then their time must pass. */
 enum { REQUEST_TIMEOUTS = 3, ELECTION_TIMEOUTS = 30, CONVERGE_S = 20 };
+enum { READ_ROUNDS = 4, READ_MS = 3500 };
 
 static struct op *proofs[MACHINES_MAX + 1];
 
@@ -94,8 +98,6 @@ static bool all_proven(void)
 {
     bool all = all_there();
 
-    operator_settle();
-
     for (unsigned i = 1; i <= world.n_machines; i++) {
         if (!belongs(world.machines[i]) || is_learner(world.machines[i]) || is_proven(i))
             continue;
@@ -121,17 +123,76 @@ static bool all_converged(void)
     return true;
 }
 
+struct table_check {
+    const struct machine *m;
+    unsigned n;
+};
+
+static void check_row(void *arg, const struct member *row)
+{
+    struct table_check *t = arg;
+    const struct conf_member *c = cluster_find(cluster_now(), row->id);
+
+    t->n++;
+    require(c && c->learner == row->is_learner, "the member table is the configuration",
+            "%s: member %lx, learner %d", t->m->name, (unsigned long)row->id, row->is_learner);
+}
+
+/* The table, and raft's configuration. */
+static void check_members(struct machine *m)
+{
+    const struct raft_conf_state *conf = raft_conf(m->raft);
+    struct table_check t = {m, 0};
+
+    server_peer_visit(m->server, check_row, &t);
+    require(t.n + 1 == cluster_now()->len, "the member table is the configuration",
+            "%s: %u members beside it", m->name, t.n);
+    require(conf->voters.len == cluster_voters(cluster_now()) &&
+                conf->voters.len + conf->learners.len == cluster_now()->len,
+            "raft's configuration is the cluster's", "%s: %zu voters, %zu learners", m->name,
+            conf->voters.len, conf->learners.len);
+}
+
+static bool never(void)
+{
+    return false;
+}
+
+/* The leader of a cluster at rest has room to send to everybody. */
+static bool all_replicate(void)
+{
+    const struct raft *r = NULL;
+
+    for (unsigned i = 1; i <= world.n_machines; i++) {
+        const struct machine *m = world.machines[i];
+        if (machine_serves(m) && m->raft && m->raft->role == RAFT_LEADER &&
+            (!r || m->raft->term > r->term))
+            r = m->raft;
+    }
+    if (!r)
+        return false;
+    for (size_t i = 0; i < r->members.len; i++) {
+        const struct conf_member *c = cluster_find(cluster_now(), r->members.items[i].id);
+        if (c && belongs(world.machines[c->number]) && r->members.items[i].id != r->id &&
+            r->members.items[i].state != PROGRESS_REPLICATE)
+            return false;
+    }
+    return true;
+}
+
 static void hash_main(void *arg)
 {
     struct machine *m = arg;
     struct mvcc_hash hash;
 
     store_hold(&m->server->store);
+    check_store(m);
     check(mvcc_hash_kv(m->server->store.mvcc, 0, &hash) == 0);
     store_release(&m->server->store);
     require(hash.revision == model_revision(), "all members come to one revision",
             "%s: %ld, not %ld", m->name, (long)hash.revision, (long)model_revision());
     check_hash_kv(m, hash.revision, hash.compact_revision, hash.hash);
+    check_members(m);
 }
 
 static bool all_read(void)
@@ -153,6 +214,31 @@ static void read_all(void)
         proofs[i] = op_new(m);
         op_make_range_all(proofs[i], m->number % 2 || is_learner(m));
         op_send(proofs[i]);
+    }
+}
+
+/* ---- reads while the leader changes ---- */
+
+static void read_linearizable(void)
+{
+    for (unsigned i = 1; i <= world.n_machines; i++) {
+        struct machine *m = world.machines[i];
+        proofs[i] = NULL;
+        if (!belongs(m) || is_learner(m))
+            continue;
+        proofs[i] = op_new(m);
+        op_make_range_all(proofs[i], false);
+        op_send(proofs[i]);
+    }
+}
+
+static void prove_reads(void)
+{
+    for (int round = 0; round < READ_ROUNDS; round++) {
+        read_linearizable();
+        operator_move_leader();
+        require(run_until(all_read, READ_MS * MILLISECOND),
+                "reads end soon when the leader changes", "in round %d", round);
     }
 }
 
@@ -179,17 +265,21 @@ void proof_run(void)
     for (unsigned i = 0; i <= MACHINES_MAX; i++)
         proofs[i] = NULL;
     world.phase = PHASE_PROOF;
-    if (!run_until(all_proven, write_bound_ns())) {
+    bool live = run_until(all_proven, write_bound_ns());
+    if (!live)
         describe("not live");
-        violated("every member takes a write after healing", "bound %lu ms",
-                 (unsigned long)(write_bound_ns() / MILLISECOND));
-    }
-    if (!run_until(all_converged, CONVERGE_S * SECOND)) {
+    require(live, "every member takes a write after healing", "bound %lu ms",
+            (unsigned long)(write_bound_ns() / MILLISECOND));
+    prove_reads();
+    bool converged = run_until(all_converged, CONVERGE_S * SECOND);
+    if (!converged)
         describe("not converged");
-        violated("all members come to one index", "committed %lu",
-                 (unsigned long)truth_committed());
-    }
+    require(converged, "all members come to one index", "committed %lu",
+            (unsigned long)truth_committed());
+    network_break();
+    run_until(never, world.o.election_ms * MILLISECOND); /* so that they have heard of it */
+    require(run_until(all_replicate, write_bound_ns()), "a follower at rest is in replicate",
+            "at the end of the run");
     read_all();
-    if (!run_until(all_read, CONVERGE_S * SECOND))
-        violated("reads end", "at the end of the run");
+    require(run_until(all_read, CONVERGE_S * SECOND), "reads end", "at the end of the run");
 }

@@ -30,7 +30,6 @@
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
 enum { FD_SIMULATED = 1000000, LAST_WORDS_BYTES = 400 };
-#define EPOCH_NS (UINT64_C(1700000000) * SECOND)
 
 static struct rng rng;
 static char last_words[LAST_WORDS_BYTES];
@@ -75,7 +74,7 @@ uint64_t clock_wall_ns(void)
 {
     struct process *p = kernel_process();
 
-    return EPOCH_NS + clock_mono_ns() + (uint64_t)(p ? p->wall_ns : 0);
+    return p ? process_wall_ns(p) : KERNEL_EPOCH_NS + kernel_now();
 }
 
 uint64_t clock_thread_cpu_ns(void)
@@ -203,8 +202,6 @@ int __wrap_stat64(const char *path, struct stat64 *ret)
 
 int disk_space(const char *path, struct disk_space *ret)
 {
-    struct disk *d = disk_of(path);
-
-    *ret = d ? disk_room(d) : (struct disk_space){UINT64_MAX, UINT64_MAX};
+    *ret = (struct disk_space){UINT64_MAX, UINT64_MAX};
     return 0;
 }

@@ -12,6 +12,8 @@
 #include "storage/db.h"
 #include "storage/wal.h"
 #include "tests/sim/checks.h"
+#include "tests/sim/counters.h"
+#include "tests/sim/nemesis.h"
 
 /* They are declared nowhere: the linker makes the names. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -21,6 +23,7 @@
 int __real_raft_new(struct raft **ret, const struct raft_config *config);
 int __real_raft_step(struct raft *r, const struct raft_input *in);
 void __real_raft_ready(struct raft *r, struct raft_ready *ret);
+struct raft *__real_raft_free(struct raft *r);
 
 int __wrap_raft_new(struct raft **ret, const struct raft_config *config)
 {
@@ -36,6 +39,12 @@ int __wrap_raft_new(struct raft **ret, const struct raft_config *config)
     if (r == 0)
         m->raft = *ret;
     return r;
+}
+
+struct raft *__wrap_raft_free(struct raft *r)
+{
+    machine_current()->raft = NULL;
+    return __real_raft_free(r);
 }
 
 int __wrap_raft_step(struct raft *r, const struct raft_input *in)
@@ -82,7 +91,11 @@ int __wrap_wal_append(struct wal *w, const struct raft_hard_state *hard_state,
 
 int __wrap_wal_append_snapshot(struct wal *w, uint64_t index, uint64_t term)
 {
-    check_wal_snapshot(machine_current(), index, term);
+    struct machine *m = machine_current();
+
+    check_wal_snapshot(m, index, term);
+    m->installing = true;
+    nemesis_install(m);
     return __real_wal_append_snapshot(w, index, term);
 }
 
@@ -98,6 +111,7 @@ int __wrap_wal_sync(struct wal *w)
 int __wrap_wal_release(struct wal *w, uint64_t index)
 {
     check_wal_release(machine_current(), index);
+    count(COUNT_LOG_CUTS, 1);
     return __real_wal_release(w, index);
 }
 
@@ -129,9 +143,11 @@ int __wrap_db_open(struct db **ret, const struct db_options *options, char **ret
 
     if (r == 0)
         r = __real_db_open(ret, options, ret_error);
-    if (r == 0)
-        machine_store_opened(machine_current(), *ret, stored_applied(*ret));
-    return r;
+    if (r != 0)
+        return r;
+    struct open_store *s = machine_store_opened(machine_current(), *ret, options->path);
+    s->applied = s->flushed = stored_applied(*ret);
+    return 0;
 }
 
 int __real_db_remove(const char *path);
@@ -145,6 +161,17 @@ int __wrap_db_remove(const char *path)
     return r;
 }
 
+int __real_db_exchange(const char *next, const char *path);
+
+/* One step, but before and behind it there is time to die. */
+int __wrap_db_exchange(const char *next, const char *path)
+{
+    fiber_sleep(between(0, world.o.disk.sync_ns_max));
+    int r = __real_db_exchange(next, path);
+    fiber_sleep(between(0, world.o.disk.sync_ns_max));
+    return r;
+}
+
 struct db *__wrap_db_close(struct db *db)
 {
     if (db)
@@ -152,12 +179,21 @@ struct db *__wrap_db_close(struct db *db)
     return __real_db_close(db);
 }
 
+/* Takes its time now and then, before and after. */
+static void db_takes_time(void)
+{
+    if (one_in(8))
+        fiber_sleep(between(0, world.o.disk.sync_ns_max));
+}
+
 int __wrap_db_write(struct db *db, struct db_batch *b)
 {
+    db_takes_time();
     int r = __real_db_write(db, b);
 
     if (r == 0)
         check_batch_written(machine_current(), db, b);
+    db_takes_time();
     return r;
 }
 
@@ -173,6 +209,7 @@ int __wrap_db_flush(struct db *db)
     s = machine_store(m, db);
     if (r == 0 && s)
         s->flushed = applied;
+    count(COUNT_FLUSHES, 1);
     fiber_sleep(between(0, world.o.disk.sync_ns_max));
     return r;
 }
@@ -215,6 +252,10 @@ void __real_node_snapshot_installed(struct node *n, uint64_t index);
 
 void __wrap_node_snapshot_installed(struct node *n, uint64_t index)
 {
-    check_applied_snapshot(machine_current(), index);
+    struct machine *m = machine_current();
+
+    check_applied_snapshot(m, index);
+    m->installing = false;
+    count(COUNT_INSTALLS, 1);
     __real_node_snapshot_installed(n, index);
 }

@@ -21,7 +21,7 @@ struct record {
     uint64_t at;
     const char *what;
     char *text;
-    uint64_t numbers[4];
+    uint64_t numbers[TRACE_NUMBERS];
 };
 
 static struct {
@@ -51,7 +51,8 @@ static void print_record(FILE *out, const struct record *r)
     }
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    fprintf(out, r->what, r->numbers[0], r->numbers[1], r->numbers[2], r->numbers[3]);
+    fprintf(out, r->what, r->numbers[0], r->numbers[1], r->numbers[2], r->numbers[3], r->numbers[4],
+            r->numbers[5]);
 #pragma GCC diagnostic pop
     fputc('\n', out);
 }
@@ -65,13 +66,13 @@ static struct record *record_new(void)
     return r;
 }
 
-void trace(const char *what, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+void trace(const char *what, const uint64_t numbers[TRACE_NUMBERS])
 {
     struct record *r = record_new();
 
     r->what = what;
-    memcpy(r->numbers, (uint64_t[]){a, b, c, d}, sizeof(r->numbers));
-    for (int i = 0; i < 4; i++)
+    memcpy(r->numbers, numbers, sizeof(r->numbers));
+    for (int i = 0; i < TRACE_NUMBERS; i++)
         kernel_digest_add(r->numbers[i]);
     if (log_.print)
         print_record(stdout, r);
@@ -109,7 +110,7 @@ void violated(const char *invariant, const char *format, ...)
     va_start(args, format);
     vprintf(format, args);
     va_end(args);
-    printf("\n  again: sim --seed %" PRIu64 " --trace\n", log_.seed);
+    printf("\n" TRACE_AGAIN, log_.seed);
     fflush(stdout);
     _exit(TRACE_FAILED);
 }

@@ -15,6 +15,7 @@
 #include "storage/db_mem.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
+#include "tests/sim/counters.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
@@ -102,6 +103,26 @@ static void make_cluster(void)
     }
 }
 
+static void count_run(void)
+{
+    struct history_counts h = history_counts();
+    struct network_counts n = network_counts();
+
+    count(COUNT_EVENTS, world.events);
+    count(COUNT_VIRTUAL_MS, world.virtual_ns / MILLISECOND);
+    count(COUNT_ANSWERS, h.ok);
+    count(COUNT_READS, h.reads);
+    count(COUNT_UNKNOWN, h.unknown);
+    count(COUNT_REFUSED, h.refused);
+    count(COUNT_ENTRIES, truth_committed());
+    count(COUNT_MESSAGES, n.sent);
+    count(COUNT_LOST, n.lost);
+    count(COUNT_REPEATED, n.repeated);
+    count(COUNT_SNAPSHOTS, n.snapshots);
+    count(COUNT_SNAPSHOTS_LOST, n.snapshots_lost);
+    count_checks();
+}
+
 void world_run(const struct world_settings *settings)
 {
     begin(settings);
@@ -122,5 +143,6 @@ void world_run(const struct world_settings *settings)
     world.digest = kernel_digest();
     world.events = kernel_events();
     world.virtual_ns = kernel_now();
+    count_run();
     end();
 }

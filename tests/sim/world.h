@@ -30,6 +30,7 @@ enum phase { PHASE_CHAOS, PHASE_HEALING, PHASE_PROOF, PHASE_DONE };
  * 500 is once in two seconds. */
 struct options {
     unsigned n_members;
+    bool same_clock; /* wall clocks agree, so members start at the same millisecond */
     unsigned n_clients;
     unsigned n_keys;
     uint64_t chaos_ns;
@@ -56,22 +57,26 @@ struct options {
 
     /* Disks. */
     struct disk_faults disk;
-    uint32_t flush_rate;
 
     /* Network. */
     uint64_t latency_ns_min, latency_ns_max;
     uint32_t drop_ppm, duplicate_ppm, reorder_ppm;
     uint64_t reorder_ns_max;
+    unsigned late_type; /* messages of that type are late, besides; 0: none */
+    uint32_t late_ppm;
+    uint64_t late_ns_max;
 
     /* What goes wrong. */
     uint32_t crash_rate, power_rate, boundary_rate, stop_rate, pause_rate, partition_rate;
-    uint32_t slow_disk_rate, disk_error_rate, clock_rate, flip_rate, no_space_rate;
+    uint32_t wander_rate, echo_rate;
+    uint32_t slow_disk_rate, disk_error_rate, clock_rate, flip_rate;
     uint32_t member_rate, transfer_rate, make_room_rate;
+    uint32_t install_ppm; /* of snapshots whose installation meets a crash */
     uint64_t down_ns_max, pause_ns_max, partition_ns_max;
 
     /* Clients: shares of a hundred. */
     uint8_t share_put, share_delete, share_txn, share_range, share_serializable, share_compact;
-    uint8_t share_lease;
+    unsigned large_one_in; /* values of some kilobytes */
 };
 
 struct world {
