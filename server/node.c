@@ -15,6 +15,9 @@
  *
  * Thread: raft.
  */
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -324,12 +327,24 @@ static void finish_moves(struct node *n, uint64_t leader)
     n->n_moves = len;
 }
 
+/* In etcd's words, which people and tools look for. */
+static void log_lead(const struct node *n, uint64_t term)
+{
+    char text[80];
+
+    snprintf(text, sizeof(text), "%" PRIx64 " became leader at term %" PRIu64, n->state->member_id,
+             term);
+    log_info(text);
+}
+
 static void leader_found(struct node *n, const struct raft_ready *rd)
 {
     struct server_state *s = n->state;
 
-    if (rd->leader == s->member_id) /* as in etcd, only of its own */
+    if (rd->leader == s->member_id) { /* as in etcd, only of its own */
         atomic_store_explicit(&s->leader_since_ms, clock_mono_ms(), memory_order_release);
+        log_lead(n, rd->hard_state.term);
+    }
     metric_add(&metric_leader_changes, 1);
     log_info("raft.node: elected leader", LOG_ID("local-member-id", s->member_id),
              LOG_ID("leader-id", rd->leader));
