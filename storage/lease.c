@@ -1,28 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The lease table: what l records say, in memory, with the expiry times that only a leader has.
+ * The lease table: what l records say, in memory; lease_time.c has the times that only a leader
+ * gives them.
  *
  * Stored form (etcd's): key l 0x01 id (8 BE); value {1 ID, 2 TTL, 3 RemainingTTL}, varints, zero
  * fields absent. Ids may be negative: their big-endian bytes sort behind the others and are loaded
  * like them.
  *
  * Invariants: (1) the table holds exactly the leases that the store would hold if the batch were
- * written. (2) expiry_ms is UINT64_MAX unless this member leads. (3) A grant's TTL is at least the
- * minimum, in the table and in the store.
+ * written. (2) A grant's TTL is at least the minimum, in the table and in the store.
  *
- * Thread: grant, revoke, promote and demote in the apply turn; lookups from any.
+ * Thread: grant, revoke and checkpoint in the apply turn; lookups from any.
  */
-#include "storage/lease.h"
-
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "base/check.h"
-#include "base/err.h"
 #include "base/clock.h"
+#include "base/err.h"
 #include "base/log.h"
-#include "base/map.h"
 #include "base/mem.h"
+#include "storage/lease_impl.h"
 #include "storage/schema.h"
 
 enum {
@@ -31,16 +28,7 @@ enum {
     TAG_REMAINING = 0x18,
     VALUE_BYTES_MAX = 3 * (1 + VARINT_LEN_MAX),
     LEASE_KEY_BYTES = 10,
-    SPREAD_LEASES_MIN = 1000, /* from here on, a new leader spreads the expiries */
-    SPREAD_PER_SECOND = 750,
-};
-
-struct lease_table {
-    struct db *db;
-    int64_t ttl_min_s;
-    pthread_mutex_t lock;  /* guards the map and the leases in it */
-    struct map_u64 leases; /* id -> struct lease_info, owned */
-    bool promoted;         /* this member leads: new leases get an expiry */
+    SERIAL_MAX = (1U << 31) - 1,
 };
 
 /* ---- the stored form ---- */
@@ -53,7 +41,7 @@ static size_t int_put(uint8_t *p, uint8_t tag, int64_t v)
     return 1 + varint_put(p + 1, (uint64_t)v);
 }
 
-static void lease_put(struct db_batch *batch, const struct lease_info *l)
+static void lease_put(struct db_batch *batch, const struct lease *l)
 {
     _cleanup_(buf_deinit) struct buf key = BUF_NULL;
     uint8_t value[VALUE_BYTES_MAX];
@@ -64,9 +52,9 @@ static void lease_put(struct db_batch *batch, const struct lease_info *l)
     db_batch_put(batch, buf_bytes(&key), bytes_of(value, len));
 }
 
-static bool lease_decode(struct bytes value, struct lease_info *ret)
+static bool lease_decode(struct bytes value, struct lease *ret)
 {
-    struct lease_info l = {.expiry_ms = UINT64_MAX};
+    struct lease l = {0};
     while (value.len > 0) {
         uint64_t tag, number;
         if (!varint_get(&value, &tag) || !varint_get(&value, &number))
@@ -86,19 +74,26 @@ static bool lease_decode(struct bytes value, struct lease_info *ret)
 
 /* ---- opening ---- */
 
+static struct lease *lease_new(struct lease_table *t, struct lease l)
+{
+    struct lease *copy = mem_alloc(sizeof(*copy));
+    t->serial = t->serial % SERIAL_MAX + 1;
+    *copy = l;
+    copy->serial = t->serial & SERIAL_MAX;
+    if (copy->ttl_s < t->ttl_min_s)
+        copy->ttl_s = t->ttl_min_s;
+    return copy;
+}
+
 static int lease_load(struct lease_table *t, struct bytes key, struct bytes value)
 {
-    struct lease_info l;
+    struct lease l;
     if (key.len != LEASE_KEY_BYTES || !lease_decode(value, &l) ||
         (uint64_t)l.id != u64_be_get(key.data + 2)) {
         log_error("corrupt lease in the database", LOG_BYTES("record", key));
         return err_origin(-EBADMSG);
     }
-    if (l.ttl_s < t->ttl_min_s)
-        l.ttl_s = t->ttl_min_s;
-    struct lease_info *copy = mem_alloc(sizeof(*copy));
-    *copy = l;
-    map_u64_put(&t->leases, (uint64_t)l.id, copy);
+    map_u64_put(&t->leases, (uint64_t)l.id, lease_new(t, l));
     return 0;
 }
 
@@ -135,13 +130,21 @@ struct lease_table *lease_table_close(struct lease_table *t)
 {
     if (!t)
         return NULL;
+    lease_demote(t, t->term);
     size_t pos = 0;
-    for (struct lease_info *l; (l = map_u64_next(&t->leases, &pos, NULL));)
+    for (struct lease *l; (l = map_u64_next(&t->leases, &pos, NULL));)
         free(l);
     map_u64_deinit(&t->leases);
     pthread_mutex_destroy(&t->lock);
     free(t);
     return NULL;
+}
+
+void lease_checkpoint_every(struct lease_table *t, uint64_t interval_ns)
+{
+    pthread_mutex_lock(&t->lock);
+    t->checkpoint_ns = interval_ns;
+    pthread_mutex_unlock(&t->lock);
 }
 
 /* ---- changes ---- */
@@ -155,18 +158,12 @@ int lease_grant(struct lease_table *t, struct db_batch *batch, int64_t id, int64
         return LEASE_E_TTL_TOO_LARGE;
     if (lease_exists(t, id))
         return LEASE_E_EXISTS;
-    struct lease_info *l = mem_alloc(sizeof(*l));
-    *l = (struct lease_info){
-        .id = id,
-        .ttl_s = ttl_s < t->ttl_min_s ? t->ttl_min_s : ttl_s,
-        .expiry_ms = UINT64_MAX,
-    };
+    pthread_mutex_lock(&t->lock);
+    struct lease *l = lease_new(t, (struct lease){.id = id, .ttl_s = ttl_s});
     lease_put(batch, l);
     *ret_ttl_s = l->ttl_s;
-    pthread_mutex_lock(&t->lock);
-    if (t->promoted)
-        l->expiry_ms = clock_mono_ms() + (uint64_t)l->ttl_s * 1000;
     check(!map_u64_put(&t->leases, (uint64_t)id, l));
+    lease_time_begin(t, l);
     pthread_mutex_unlock(&t->lock);
     return 0;
 }
@@ -174,7 +171,9 @@ int lease_grant(struct lease_table *t, struct db_batch *batch, int64_t id, int64
 int lease_revoke(struct lease_table *t, struct db_batch *batch, int64_t id)
 {
     pthread_mutex_lock(&t->lock);
-    struct lease_info *l = map_u64_remove(&t->leases, (uint64_t)id);
+    struct lease *l = map_u64_remove(&t->leases, (uint64_t)id);
+    if (l)
+        lease_time_end(t, l);
     pthread_mutex_unlock(&t->lock);
     if (!l)
         return LEASE_E_NOT_FOUND;
@@ -185,6 +184,20 @@ int lease_revoke(struct lease_table *t, struct db_batch *batch, int64_t id)
     return 0;
 }
 
+/* etcd 3.7 writes it from cluster version 3.6 on, which is older than any that we can be in. */
+int lease_checkpoint(struct lease_table *t, struct db_batch *batch, int64_t id, int64_t remaining_s)
+{
+    pthread_mutex_lock(&t->lock);
+    struct lease *l = map_u64_get(&t->leases, (uint64_t)id);
+    if (l) {
+        l->remaining_s = remaining_s;
+        lease_put(batch, l);
+        lease_queue_add(t, l, clock_mono_ns());
+    }
+    pthread_mutex_unlock(&t->lock);
+    return l ? 0 : LEASE_E_NOT_FOUND;
+}
+
 /* ---- lookups ---- */
 
 bool lease_exists(struct lease_table *t, int64_t id)
@@ -193,12 +206,20 @@ bool lease_exists(struct lease_table *t, int64_t id)
     return lease_get(t, id, &l) == 0;
 }
 
+static struct lease_info info_of(const struct lease_table *t, const struct lease *l)
+{
+    return (struct lease_info){.id = l->id,
+                               .ttl_s = l->ttl_s,
+                               .remaining_s = l->remaining_s,
+                               .expiry_ns = t->term != 0 ? l->expiry_ns : LEASE_NEVER};
+}
+
 int lease_get(struct lease_table *t, int64_t id, struct lease_info *ret)
 {
     pthread_mutex_lock(&t->lock);
-    const struct lease_info *l = map_u64_get(&t->leases, (uint64_t)id);
+    const struct lease *l = map_u64_get(&t->leases, (uint64_t)id);
     if (l)
-        *ret = *l;
+        *ret = info_of(t, l);
     pthread_mutex_unlock(&t->lock);
     return l ? 0 : LEASE_E_NOT_FOUND;
 }
@@ -206,8 +227,8 @@ int lease_get(struct lease_table *t, int64_t id, struct lease_info *ret)
 static int expiry_compare(const void *a, const void *b)
 {
     const struct lease_info *x = a, *y = b;
-    if (x->expiry_ms != y->expiry_ms)
-        return x->expiry_ms < y->expiry_ms ? -1 : 1;
+    if (x->expiry_ns != y->expiry_ns)
+        return x->expiry_ns < y->expiry_ns ? -1 : 1;
     return (x->id > y->id) - (x->id < y->id);
 }
 
@@ -217,77 +238,10 @@ size_t lease_list(struct lease_table *t, struct lease_info **ret_infos)
     size_t n = 0;
     struct lease_info *infos = mem_alloc((t->leases.len + 1) * sizeof(*infos));
     size_t pos = 0;
-    for (const struct lease_info *l; (l = map_u64_next(&t->leases, &pos, NULL));)
-        infos[n++] = *l;
+    for (const struct lease *l; (l = map_u64_next(&t->leases, &pos, NULL));)
+        infos[n++] = info_of(t, l);
     pthread_mutex_unlock(&t->lock);
     qsort(infos, n, sizeof(*infos), expiry_compare);
     *ret_infos = infos;
     return n;
-}
-
-/* ---- leadership ---- */
-
-static void expiry_set(struct lease_table *t, int64_t id, uint64_t expiry_ms)
-{
-    struct lease_info *l = map_u64_get(&t->leases, (uint64_t)id);
-    if (l)
-        l->expiry_ms = expiry_ms;
-}
-
-/*
- * Thousands of leases that were granted together would expire, and be revoked, together. In order
- * of expiry, each window of a second takes SPREAD_PER_SECOND; what exceeds it is moved behind, and
- * the window with it.
- */
-static void spread(struct lease_table *t, const struct lease_info *sorted, size_t n)
-{
-    uint64_t window_start = sorted[0].expiry_ms;
-    uint64_t window_end = window_start + 1000;
-    uint64_t in_window = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint64_t expiry = sorted[i].expiry_ms;
-        if (expiry > window_end) {
-            window_start = expiry;
-            window_end = expiry + 1000;
-            in_window = 1;
-            continue;
-        }
-        if (++in_window <= SPREAD_PER_SECOND)
-            continue;
-        uint64_t moved = window_start + in_window * 1000 / SPREAD_PER_SECOND;
-        if (moved < expiry)
-            moved = expiry;
-        expiry_set(t, sorted[i].id, moved);
-        window_end = moved > window_end ? moved : window_end;
-    }
-}
-
-void lease_promote(struct lease_table *t, uint64_t now_ms, uint64_t extend_ms)
-{
-    pthread_mutex_lock(&t->lock);
-    t->promoted = true;
-    size_t pos = 0;
-    for (struct lease_info *l; (l = map_u64_next(&t->leases, &pos, NULL));) {
-        int64_t left_s = l->remaining_s > 0 ? l->remaining_s : l->ttl_s;
-        l->expiry_ms = now_ms + extend_ms + (uint64_t)left_s * 1000;
-    }
-    pthread_mutex_unlock(&t->lock);
-    struct lease_info *sorted;
-    size_t n = lease_list(t, &sorted);
-    if (n >= SPREAD_LEASES_MIN) {
-        pthread_mutex_lock(&t->lock);
-        spread(t, sorted, n);
-        pthread_mutex_unlock(&t->lock);
-    }
-    free(sorted);
-}
-
-void lease_demote(struct lease_table *t)
-{
-    pthread_mutex_lock(&t->lock);
-    t->promoted = false;
-    size_t pos = 0;
-    for (struct lease_info *l; (l = map_u64_next(&t->leases, &pos, NULL));)
-        l->expiry_ms = UINT64_MAX;
-    pthread_mutex_unlock(&t->lock);
 }

@@ -227,6 +227,7 @@ void mvcc_publish(struct mvcc *m)
     overlay_drop(m);
     m->n_dirty = 0;
     m->unpublished = false;
+    memset(m->moved, 0, sizeof(m->moved));
     atomic_store(&m->revision, m->writer_revision);
     mvcc_compactions_publish(m);
 }
@@ -333,7 +334,8 @@ int mvcc_lookup(struct mvcc *m, struct bytes key, bool want_value, bool *ret_fou
 /* ---- changes ---- */
 
 /* Gives out the revision of the next change, and remembers how the entry found the key. */
-static struct change *change_begin(struct mvcc *m, struct overlay_key *o, enum schema_kind kind)
+static struct mvcc_change *change_begin(struct mvcc *m, struct overlay_key *o,
+                                        enum schema_kind kind)
 {
     check(m->in_entry && m->sub < UINT32_MAX);
     if (o->changed_in != m->entry) {
@@ -358,15 +360,35 @@ static struct change *change_begin(struct mvcc *m, struct overlay_key *o, enum s
         m->changes = mem_realloc(m->changes, m->changes_cap * sizeof(*m->changes));
     }
     struct rev rev = {m->writer_revision + 1, m->sub++};
-    struct change *change = &m->changes[m->n_changes++];
-    *change = (struct change){.rev = rev, .kind = kind, .kv = {.key = o->key}};
+    struct mvcc_change *change = &m->changes[m->n_changes++];
+    *change = (struct mvcc_change){.rev = rev, .kind = kind, .kv = {.key = o->key}};
     return change;
+}
+
+/* Each lease has a bit, and shares it with some others. */
+static size_t moved_bit(int64_t lease)
+{
+    return (uint64_t)lease * UINT64_C(0x9e3779b97f4a7c15) >> 32 & (MVCC_MOVED_BITS - 1);
+}
+
+static void moved_add(struct mvcc *m, int64_t lease)
+{
+    size_t bit = moved_bit(lease);
+    m->moved[bit / 64] |= UINT64_C(1) << bit % 64;
+}
+
+bool mvcc_lease_needs_flush(const struct mvcc *m, int64_t lease)
+{
+    size_t bit = moved_bit(lease);
+    return m->moved[bit / 64] >> bit % 64 & 1;
 }
 
 static void lease_move(struct mvcc *m, struct bytes key, int64_t from, int64_t to)
 {
     if (from == to)
         return;
+    moved_add(m, from);
+    moved_add(m, to);
     if (from != 0) {
         buf_clear(&m->scratch);
         schema_lease_key(&m->scratch, from, key);
@@ -387,7 +409,7 @@ int mvcc_put(struct mvcc *m, struct bytes key, struct bytes value, int64_t lease
     if (r < 0)
         return r;
     bool update = o->live;
-    struct change *change = change_begin(m, o, update ? SCHEMA_UPDATE : SCHEMA_CREATE);
+    struct mvcc_change *change = change_begin(m, o, update ? SCHEMA_UPDATE : SCHEMA_CREATE);
     struct rev rev = change->rev;
     struct head head = {rev, update ? o->head.create : rev.main, update ? o->head.version + 1 : 1,
                         lease};
@@ -415,7 +437,7 @@ int mvcc_delete(struct mvcc *m, struct bytes key, bool *ret_deleted)
     return 0;
 }
 
-static void revision_put(struct mvcc *m, const struct change *c)
+static void revision_put(struct mvcc *m, const struct mvcc_change *c)
 {
     uint8_t kind_byte = (uint8_t)c->kind;
     struct bytes value[] = {bytes_of(&kind_byte, 1), c->kv.key};
@@ -441,7 +463,7 @@ static void head_delete(struct mvcc *m, const struct overlay_key *o)
     db_batch_delete(m->batch, buf_bytes(&m->scratch));
 }
 
-static void version_put(struct mvcc *m, const struct change *c)
+static void version_put(struct mvcc *m, const struct mvcc_change *c)
 {
     struct kv_frame frame;
     struct bytes parts[KV_PARTS];
@@ -461,9 +483,16 @@ static int compare_heads(const void *a, const void *b)
 /* In the order of k: by key, the newest first. */
 static int compare_changes(const void *a, const void *b)
 {
-    const struct change *x = a, *y = b;
+    const struct mvcc_change *x = a, *y = b;
     int r = bytes_compare(x->kv.key, y->kv.key);
     return r != 0 ? r : rev_compare(y->rev, x->rev);
+}
+
+const struct mvcc_change *mvcc_changes(const struct mvcc *m, size_t *ret_n)
+{
+    check(m->sub == 0);
+    *ret_n = m->n_changes;
+    return m->changes;
 }
 
 /* The store takes keys in ascending order for a fraction of what it takes them in any other. */

@@ -79,6 +79,35 @@ int mvcc_range(struct mvcc *m, const struct mvcc_range_options *options,
                int (*visit)(void *arg, const struct mvcc_item *item), void *arg,
                struct mvcc_range_result *ret);
 
+/* ---- history (mvcc_history.c); any thread ---- */
+
+struct mvcc_history_options {
+    int64_t from, upto; /* main revisions; upto is published */
+    size_t most;        /* changes; the last revision is visited whole, however many it has */
+};
+
+/* Both read past the cache, and end early with -ECANCELED when the store is about to be exchanged
+ * (db_interrupt()): then they are called again. */
+
+/* What was changed when, in order. A non-zero result of visit ends the walk and is returned (it
+ * must be negative); what it gets is borrowed for the visit. *ret_next: the revision behind the
+ * last one visited, upto + 1 if that was all. MVCC_E_COMPACTED: from lies below a compaction, and
+ * nothing was visited. */
+int mvcc_history(struct mvcc *m, const struct mvcc_history_options *options,
+                 int (*visit)(void *arg, struct rev rev, enum schema_kind kind, struct bytes key),
+                 void *arg, int64_t *ret_next);
+
+struct mvcc_version {
+    struct bytes key;
+    struct rev rev;
+    size_t index; /* the caller's */
+};
+
+/* The stored KeyValues of puts that mvcc_history() has told, visited in the order of the store,
+ * which versions are brought into. MVCC_E_COMPACTED: one of them is gone by now. */
+int mvcc_versions(struct mvcc *m, struct mvcc_version *versions, size_t n,
+                  void (*visit)(void *arg, size_t index, struct bytes encoded), void *arg);
+
 /* ---- writing ---- */
 
 /* The batch that the following writes go to. */
@@ -101,10 +130,22 @@ int mvcc_txn_range(struct mvcc *m, const struct mvcc_range_options *options,
                    struct mvcc_range_result *ret);
 /* The overlay holds changes of earlier entries. */
 bool mvcc_range_needs_flush(const struct mvcc *m);
+/* The same for the keys of that lease; may say so in vain. */
+bool mvcc_lease_needs_flush(const struct mvcc *m, int64_t lease);
 /* The current entry changed something. */
 bool mvcc_changed(const struct mvcc *m);
 /* Returns the writer revision afterwards. */
 int64_t mvcc_end(struct mvcc *m);
+/* A change as its record says it. */
+struct mvcc_change {
+    struct rev rev;
+    enum schema_kind kind;
+    struct kv kv; /* what is stored; of a deletion the key alone */
+};
+
+/* The changes since the last publication, in their order; before mvcc_seal(). Borrowed until then.
+ */
+const struct mvcc_change *mvcc_changes(const struct mvcc *m, size_t *ret_n);
 /* Before db_write(): adds what the entries since the last publication have in common, in an order
  * that suits the store: heads (one a key), revisions, the current revision. */
 void mvcc_seal(struct mvcc *m);

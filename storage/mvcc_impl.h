@@ -23,6 +23,7 @@ enum {
     MVCC_COUNTED_MAX = 64,    /* counts remembered, with keys of ... */
     MVCC_COUNTED_KEY_BYTES_MAX = 1024,
     MVCC_COMPACTIONS_MAX = 3, /* accepted, not finished: see mvcc_compact.c */
+    MVCC_MOVED_BITS = 1024,
 };
 
 /* A key as the apply turn knows it: read from the store, or changed since the last
@@ -35,13 +36,6 @@ struct overlay_key {
     bool dirty;       /* changed since the last mvcc_publish(); then also in mvcc.dirty */
     bool live_before; /* at the begin of the entry numbered changed_in */
     uint64_t changed_in;
-};
-
-/* A change since the last mvcc_publish(), for its r record. */
-struct change {
-    struct rev rev;
-    enum schema_kind kind;
-    struct kv kv;                     /* what k will hold; a deletion has the key alone */
 };
 
 struct compaction {
@@ -89,7 +83,7 @@ struct mvcc {
     struct db_batch *batch;
     struct arena arena; /* of the turn */
     struct map_bytes overlay;
-    struct head_cache *heads;         /* of live keys, as the store has them */
+    struct head_cache *heads; /* of live keys, as the store has them */
     int64_t writer_revision;
     int64_t writer_compacted;
     uint64_t entry; /* number of the current entry, counted from 1 */
@@ -98,11 +92,12 @@ struct mvcc {
     struct overlay_key **dirty; /* keys changed since the last publish */
     size_t n_dirty;
     size_t dirty_cap;
-    struct change *changes; /* ... and not sealed */
+    struct mvcc_change *changes; /* ... and not sealed */
     size_t n_changes;
     size_t changes_cap;
-    bool unpublished;             /* an ended entry since the last publish changed something */
-    struct overlay_key **changed; /* keys changed by the current entry */
+    bool unpublished; /* an ended entry since the last publish changed something */
+    uint64_t moved[MVCC_MOVED_BITS / 64]; /* leases whose keys have changed since then, by hash */
+    struct overlay_key **changed;         /* keys changed by the current entry */
     size_t n_changed;
     size_t changed_cap;
     struct buf k_key;

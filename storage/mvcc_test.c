@@ -506,6 +506,32 @@ static void test_attachments(void **state)
     attached_are(f, 6, "");
 }
 
+/* Whose keys were moved since the last publication must be written before they are asked for. */
+static void test_attachments_unwritten(void **state)
+{
+    struct fixture *f = *state;
+    mvcc_begin(f->m);
+    tput(f, B("a"), B("1"), 5);
+    tput(f, B("b"), B("1"), 6);
+    end(f);
+    assert_false(mvcc_lease_needs_flush(f->m, 5));
+    mvcc_begin(f->m);
+    tput(f, B("a"), B("2"), 5); /* stays where it was */
+    assert_int_equal(mvcc_end(f->m), 3);
+    assert_false(mvcc_lease_needs_flush(f->m, 5));
+    mvcc_begin(f->m);
+    tput(f, B("a"), B("3"), 7);
+    assert_true(tdel(f, B("b")));
+    assert_int_equal(mvcc_end(f->m), 4);
+    assert_true(mvcc_lease_needs_flush(f->m, 5));
+    assert_true(mvcc_lease_needs_flush(f->m, 6));
+    assert_true(mvcc_lease_needs_flush(f->m, 7));
+    assert_false(mvcc_lease_needs_flush(f->m, 8));
+    flush(f);
+    for (int64_t lease = 5; lease < 8; lease++)
+        assert_false(mvcc_lease_needs_flush(f->m, lease));
+}
+
 /* ---- compaction and restarts ---- */
 
 static size_t records(struct fixture *f, const char *prefix)
@@ -818,15 +844,25 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_hash_examples),     CASE(test_hash_after_restart),
-        CASE(test_hash_empty_keep),   CASE(test_hash_generations),
-        CASE(test_hash_cache),        CASE(test_versions),
-        CASE(test_limits_and_counts), CASE(test_hot_key),
-        CASE(test_reads_inside),      CASE(test_turn),
-        CASE(test_attachments),       CASE(test_compaction_edges),
-        CASE(test_restart_revision),  CASE(test_restart_markers),
-        CASE(test_compaction_queue),  CASE(test_damaged_records),
-        CASE(test_damaged_counters),  CASE(test_crowd),
+        CASE(test_hash_examples),
+        CASE(test_hash_after_restart),
+        CASE(test_hash_empty_keep),
+        CASE(test_hash_generations),
+        CASE(test_hash_cache),
+        CASE(test_versions),
+        CASE(test_limits_and_counts),
+        CASE(test_hot_key),
+        CASE(test_reads_inside),
+        CASE(test_turn),
+        CASE(test_attachments),
+        CASE(test_attachments_unwritten),
+        CASE(test_compaction_edges),
+        CASE(test_restart_revision),
+        CASE(test_restart_markers),
+        CASE(test_compaction_queue),
+        CASE(test_damaged_records),
+        CASE(test_damaged_counters),
+        CASE(test_crowd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
