@@ -72,47 +72,12 @@ enum outcome server_txn_read_only(struct server *s, const void *request, struct 
 
 /* ---- leases ---- */
 
-static int append_key(void *arg, struct bytes key)
-{
-    encode_present_bytes(arg, 5, key);
-    return 0;
-}
-
-static void append_lease(struct server *s, const Etcdserverpb__LeaseTimeToLiveRequest *q,
-                         struct buf *response)
-{
-    struct lease_info info;
-
-    encode_i64(response, 2, q->id);
-    if (lease_get(s->store.leases, q->id, &info) != 0) {
-        encode_i64(response, 3, -1);
-        return;
-    }
-    uint64_t now = clock_mono_ms();
-    /* A lease not yet a millisecond old has less than its whole time left. */
-    uint64_t left_ms = info.expiry_ms > now ? info.expiry_ms - now - 1 : 0;
-    if (info.expiry_ms == UINT64_MAX)
-        left_ms = (uint64_t)info.ttl_s * 1000;
-    encode_i64(response, 3, (int64_t)(left_ms / 1000));
-    encode_i64(response, 4, info.ttl_s);
-    if (q->keys && mvcc_lease_keys(s->store.mvcc, q->id, append_key, response) < 0)
-        server_fatal("the database failed while reading", -EIO);
-}
-
 /* Holds the store; to be released. */
 static void hold_with_header(struct server *s, struct buf *response)
 {
     store_hold(&s->store);
     struct response_header header = server_header(s, mvcc_revision(s->store.mvcc));
     encode_header(response, &header);
-}
-
-enum outcome server_lease_time_to_live(struct server *s, const void *request, struct buf *response)
-{
-    hold_with_header(s, response);
-    append_lease(s, request, response);
-    store_release(&s->store);
-    return OUTCOME_OK;
 }
 
 enum outcome server_lease_leases(struct server *s, const void *request, struct buf *response)
@@ -495,6 +460,11 @@ void server_info(struct server *s, struct server_info *ret)
     };
     members_cluster_version(s->store.members, ret->cluster_version);
     store_release(&s->store);
+}
+
+void server_response_header(struct server *s, int64_t revision, struct response_header *ret)
+{
+    *ret = server_header(s, revision);
 }
 
 const struct config *server_config(const struct server *s)

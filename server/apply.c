@@ -34,10 +34,12 @@
 #include "base/mem.h"
 #include "server/housekeeper.h"
 #include "server/internal_request.h"
+#include "server/lease_ask.h"
 #include "server/node.h"
 #include "server/server_metrics.h"
 #include "server/snapshot.h"
 #include "server/txn.h"
+#include "server/watch_hub.h"
 
 /* One delivery from the raft thread. */
 struct delivery {
@@ -245,9 +247,18 @@ static void tell_others(struct apply *a)
     if (a->compaction_accepted)
         housekeeper_wake(a->o.housekeeper);
     a->compaction_accepted = false;
+    lease_asks_applied(a->o.lease_asks, a->applied);
 }
 
-/* (I2), (I3) */
+static void tell_watchers(struct apply *a)
+{
+    size_t n;
+    const struct mvcc_change *changes = mvcc_changes(a->o.store->mvcc, &n);
+
+    watch_hub_append(a->o.watch_hub, changes, n);
+}
+
+/* (I2), (I3). Watchers are handed the changes first, and see them when they are published. */
 int apply_commit(struct apply *a)
 {
     uint64_t start;
@@ -255,6 +266,7 @@ int apply_commit(struct apply *a)
 
     if (a->turn_entries == 0)
         return 0;
+    tell_watchers(a);
     mvcc_seal(a->o.store->mvcc);
     put_applied(a);
     start = clock_mono_ns();
@@ -266,6 +278,7 @@ int apply_commit(struct apply *a)
     metric_observe(&metric_backend_commit, (double)(clock_mono_ns() - start) / 1e9);
     db_batch_clear(a->batch);
     mvcc_publish(a->o.store->mvcc);
+    watch_hub_wake(a->o.watch_hub);
     tell_others(a);
     finish_results(a);
     report(a);
@@ -306,6 +319,7 @@ static int install(struct apply *a, const struct received *received)
         return err_trace(r);
     check(a->applied == s->index && a->applied_term == s->term);
     mvcc_batch(store->mvcc, a->batch);
+    watch_hub_reset(a->o.watch_hub);
     tell_installed(a);
     log_info("applied snapshot", LOG_U64("snapshot-index", a->applied),
              LOG_U64("snapshot-term", a->applied_term),

@@ -19,6 +19,8 @@
 struct apply;
 struct node;
 struct housekeeper;
+struct lease_asks;
+struct watch_hub;
 struct received;
 struct snapshots;
 
@@ -33,6 +35,8 @@ struct apply_options {
     struct server_state *state;
     struct housekeeper *housekeeper;
     struct snapshots *snapshots;
+    struct lease_asks *lease_asks;
+    struct watch_hub *watch_hub;
     uint64_t applied;   /* what the database holds */
     uint64_t replay_to; /* last index of the log at the start */
     int64_t warning_duration_ns;

@@ -86,9 +86,6 @@ static int apply_lease_grant(struct apply *a, const Etcdserverpb__LeaseGrantRequ
         encode_i64(out, 2, q->id);
         encode_i64(out, 3, ttl);
     }
-    if (r == 0 && !a->lease_warned)
-        log_warn("leases don't expire in this version: their keys stay until they are revoked");
-    a->lease_warned = true;
     metric_add(&metric_lease_granted, 1);
     metric_observe(&metric_lease_ttl, (double)ttl);
     return r;
@@ -138,6 +135,18 @@ static int apply_lease_revoke(struct apply *a, const Etcdserverpb__LeaseRevokeRe
         encode_header(out, header);
     }
     metric_add(&metric_lease_revoked, 1);
+    return 0;
+}
+
+/* Of leases that are gone: nothing. */
+static int apply_lease_checkpoint(struct apply *a, const Etcdserverpb__LeaseCheckpointRequest *q,
+                                  struct response_header *header, struct buf *out)
+{
+    for (size_t i = 0; i < q->n_checkpoints; i++)
+        (void)lease_checkpoint(a->o.store->leases, a->batch, q->checkpoints[i]->id,
+                               q->checkpoints[i]->remaining_ttl);
+    if (out)
+        encode_header(out, header);
     return 0;
 }
 
@@ -203,6 +212,8 @@ static int dispatch(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
         return apply_lease_grant(a, q->lease_grant, &ctx.header, out);
     if (q->lease_revoke)
         return apply_lease_revoke(a, q->lease_revoke, &ctx.header, out);
+    if (q->lease_checkpoint)
+        return apply_lease_checkpoint(a, q->lease_checkpoint, &ctx.header, out);
     if (q->alarm)
         return apply_alarm(a, q->alarm, &ctx.header, out);
     if (q->cluster_member_attr_set)
@@ -230,10 +241,16 @@ static int run(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
     return r;
 }
 
-static bool scans(const Etcdserverpb__InternalRaftRequest *q)
+/* What came earlier in this turn must be in the store first. */
+static bool needs_flush(const struct apply *a, const Etcdserverpb__InternalRaftRequest *q)
 {
-    return (q->txn && txn_txn_scans(q->txn)) ||
-           (q->delete_range && txn_delete_range_scans(q->delete_range)) || q->lease_revoke;
+    const struct mvcc *mvcc = a->o.store->mvcc;
+
+    if (q->lease_revoke)
+        return mvcc_lease_needs_flush(mvcc, q->lease_revoke->id);
+    return ((q->txn && txn_txn_scans(q->txn)) ||
+            (q->delete_range && txn_delete_range_scans(q->delete_range))) &&
+           mvcc_range_needs_flush(mvcc);
 }
 
 static void note_result(struct apply *a, const struct result *result)
@@ -279,7 +296,7 @@ static int apply_request(struct apply *a, const struct raft_entry *entry)
 
     if (!q)
         return unknown_request(entry->index);
-    if (scans(q) && mvcc_range_needs_flush(a->o.store->mvcc))
+    if (needs_flush(a, q))
         r = apply_commit(a);
     if (r < 0)
         return r;
@@ -328,14 +345,18 @@ static void advance(struct apply *a, const struct raft_entry *entry)
 }
 
 /* The first entry of a leader's term: from here on the leader counts the time of the leases, which
- * starts anew. */
-static void begin_term(struct apply *a, uint64_t term)
+ * starts anew. In a replay there are those of terms that are over. */
+static void begin_term(struct apply *a, const struct raft_entry *entry)
 {
-    uint64_t leader = atomic_load_explicit(&a->o.state->leader, memory_order_acquire);
+    struct server_state *state = a->o.state;
+    uint64_t leader = atomic_load_explicit(&state->leader, memory_order_acquire);
 
-    atomic_store_explicit(&a->o.state->term_begun, term, memory_order_release);
-    if (leader == a->o.state->member_id)
-        lease_promote(a->o.store->leases, clock_mono_ms(), a->o.state->election_timeout_ms);
+    atomic_store_explicit(&state->term_begun, entry->term, memory_order_release);
+    if (leader == state->member_id && entry->term >= atomic_load(&state->term))
+        lease_promote(a->o.store->leases, &(struct lease_leadership){
+                                              .term = entry->term,
+                                              .now_ns = clock_mono_ns(),
+                                              .extend_ns = state->election_timeout_ms * 1000000});
 }
 
 int apply_entry(struct apply *a, const struct raft_entry *entry)
@@ -349,7 +370,7 @@ int apply_entry(struct apply *a, const struct raft_entry *entry)
     else if (entry->data && entry->data->len > 0)
         r = apply_request(a, entry);
     else
-        begin_term(a, entry->term);
+        begin_term(a, entry);
     if (r < 0)
         return r;
     advance(a, entry); /* (I2) */

@@ -49,7 +49,6 @@ struct apply {
     size_t turn_entries;
     size_t turn_bytes;
     bool compaction_accepted; /* since the last write */
-    bool lease_warned;        /* that leases don't expire */
     bool conf_changed;        /* since the last write: conf is what raft is to be told */
     struct raft_conf_single conf;
     struct deliveries reads;

@@ -2,7 +2,8 @@
 /*
  * Three members with all their threads, and a network that is a call of the other's door. What only
  * threads can show: readers while a snapshot exchanges the state under them, a stop that hands
- * leadership over. On both databases; also for the thread sanitizer.
+ * leadership over, leases that end and leases that are kept alive through all members while leaders
+ * come and go. On both databases; also for the thread sanitizer.
  */
 #include "server/test_cluster.h"
 #include "server/test_wait.h"
@@ -12,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "server/lease_ask_private.h"
 
 enum { CATCHUP = 20, PATIENCE_MS = 60000, LOST_PUBLICATION_MS = 7000, WRITERS = 4, PUTS = 100 };
 
@@ -55,11 +57,18 @@ static uint64_t wire_active_ms(struct transport *t, uint64_t member_id)
     return ms;
 }
 
+static void wire_fetch(struct transport *t, struct transport_fetch *f)
+{
+    pthread_rwlock_rdlock(&wires);
+    net_fetch(t, f);
+    pthread_rwlock_unlock(&wires);
+}
+
 static const struct transport_ops wire_ops = {.send = wire_send,
                                               .send_snapshot = wire_send_snapshot,
                                               .members_changed = net_members_changed,
                                               .active_ms = wire_active_ms,
-                                              .fetch = net_fetch,
+                                              .fetch = wire_fetch,
                                               .wants_tables = net_wants_tables};
 
 static void cut(struct cluster *c, size_t i, bool is_cut)
@@ -89,10 +98,12 @@ static int setup(void **state)
     return 0;
 }
 
-/* No transport calls into a server that is being freed. */
+/* No transport calls into a server that is being freed, nor has one anything of it. */
 static void stop(struct cluster *c, size_t i)
 {
     server_drain(server_at(c, i));
+    while (atomic_load(&server_at(c, i)->lease_asks->n) > 0)
+        sched_yield();
     pthread_rwlock_wrlock(&wires);
     c->peers[i].up = false;
     pthread_rwlock_unlock(&wires);
@@ -272,6 +283,131 @@ static void test_hand_over(void **state)
     writers(c, old + 1, 2, 3);
 }
 
+/* ---- leases ---- */
+
+enum { KEPT = 7, LEFT = 8, ROUNDS = 2, LEASE_TTL_S = 2, BROKEN_MS = 1500 };
+
+struct keeper {
+    pthread_t thread;
+    struct cluster *cluster;
+    size_t member;
+    atomic_bool *stop;
+    atomic_uint renewed;
+    unsigned lost; /* the lease was gone */
+    struct lease_renewal renewal;
+    struct wait_call asked;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool finished;
+};
+
+static void renewal_finished(struct lease_renewal *r, enum outcome outcome, int64_t ttl_s)
+{
+    struct keeper *k = container_of(r, struct keeper, renewal);
+
+    pthread_mutex_lock(&k->lock);
+    k->lost += outcome == OUTCOME_OK && ttl_s == 0;
+    atomic_fetch_add(&k->renewed, outcome == OUTCOME_OK && ttl_s > 0);
+    k->finished = true;
+    pthread_cond_signal(&k->cond);
+    pthread_mutex_unlock(&k->lock);
+}
+
+static void renew_once(struct keeper *k)
+{
+    k->renewal = (struct lease_renewal){.id = KEPT, .finish = renewal_finished};
+    k->finished = false;
+    server_lease_renew(server_at(k->cluster, k->member), &k->renewal);
+    pthread_mutex_lock(&k->lock);
+    while (!k->finished)
+        pthread_cond_wait(&k->cond, &k->lock);
+    pthread_mutex_unlock(&k->lock);
+}
+
+static void ask_once(struct keeper *k)
+{
+    Etcdserverpb__LeaseTimeToLiveRequest q = ETCDSERVERPB__LEASE_TIME_TO_LIVE_REQUEST__INIT;
+
+    q.id = KEPT;
+    q.keys = true;
+    call_init(&k->asked.call, REQUEST_LEASE_TIME_TO_LIVE, BYTES_NULL);
+    wait_call_init(&k->asked);
+    server_lease_time_to_live(server_at(k->cluster, k->member), &k->asked.call.request, &q);
+    (void)wait_call_outcome(&k->asked);
+    call_deinit(&k->asked.call);
+}
+
+static void *keep_alive(void *arg)
+{
+    struct keeper *k = arg;
+
+    while (!atomic_load(k->stop)) {
+        renew_once(k);
+        ask_once(k);
+    }
+    return NULL;
+}
+
+static bool grant_through(struct cluster *c, size_t i, int64_t id)
+{
+    struct client me = {.cluster = c};
+    struct wait_call w;
+    bool ok;
+
+    arena_init(&me.shim.arena);
+    me.shim.s = server_at(c, i);
+    call_grant(&me.shim, &w.call, id, LEASE_TTL_S);
+    ok = submit_and_wait(&me.shim, &w) == OUTCOME_OK;
+    arena_deinit(&me.shim.arena);
+    return ok;
+}
+
+static bool lease_is_over(struct cluster *c, size_t i)
+{
+    return !lease_exists(server_at(c, i)->store.leases, LEFT);
+}
+
+static void break_leader(struct cluster *c, struct keeper *keepers)
+{
+    size_t old = find_leader(c);
+    unsigned before;
+
+    cut(c, old, true);
+    wait_until(c, other_leads, old);
+    before = atomic_load(&keepers[(old + 1) % 3].renewed);
+    for (uint64_t end_ms = clock_mono_ms() + BROKEN_MS; clock_mono_ms() < end_ms;)
+        sched_yield();
+    cut(c, old, false);
+    while (atomic_load(&keepers[(old + 1) % 3].renewed) == before)
+        sched_yield();
+}
+
+static void test_leases(void **state)
+{
+    struct cluster *c = *state;
+    struct keeper keepers[3];
+    atomic_bool end = false;
+
+    assert_true(grant_through(c, 0, KEPT) && grant_through(c, 1, LEFT));
+    for (size_t i = 0; i < 3; i++) {
+        keepers[i] = (struct keeper){.cluster = c, .member = i, .stop = &end};
+        pthread_mutex_init(&keepers[i].lock, NULL);
+        pthread_cond_init(&keepers[i].cond, NULL);
+        assert_int_equal(pthread_create(&keepers[i].thread, NULL, keep_alive, &keepers[i]), 0);
+    }
+    for (int round = 0; round < ROUNDS; round++)
+        break_leader(c, keepers);
+    for (size_t i = 0; i < 3; i++)
+        wait_until(c, lease_is_over, i);
+    atomic_store(&end, true);
+    for (size_t i = 0; i < 3; i++) {
+        pthread_join(keepers[i].thread, NULL);
+        assert_true(atomic_load(&keepers[i].renewed) > 0);
+        assert_int_equal(keepers[i].lost, 0);
+        assert_true(lease_exists(server_at(c, i)->store.leases, KEPT));
+    }
+}
+
 /* A member that publishes itself does not wait for a time-out (7 s) when that gets lost. */
 static void test_lost_publication(void **state)
 {
@@ -288,6 +424,7 @@ int main(void)
         T(test_snapshot),
         T(test_tables),
         T(test_hand_over),
+        T(test_leases),
         cmocka_unit_test_teardown(test_lost_publication, teardown),
     };
     log_level_min = LOG_FATAL;

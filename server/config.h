@@ -79,6 +79,7 @@ struct config {
     char *log_level;
     char *log_format;
     int64_t warning_unary_request_duration_ns;
+    int64_t watch_progress_notify_interval_ns; /* 0: etcd's 10 minutes */
     int64_t warning_apply_duration_ns;
     /* Features. */
     uint32_t compaction_batch_limit;
@@ -134,6 +135,7 @@ struct config_gate {
 };
 /* Gate i in order of the names; false: there is none. */
 bool config_gate(const struct config *config, size_t i, struct config_gate *ret);
+bool config_gate_is_on(const struct config *config, const char *name); /* name: of a gate */
 
 int url_list_parse(const char *text, struct url_list *ret, char **ret_error); /* comma separated */
 void url_list_deinit(struct url_list *list);

@@ -183,6 +183,11 @@ bool config_gate(const struct config *config, size_t i, struct config_gate *ret)
     return true;
 }
 
+bool config_gate_is_on(const struct config *config, const char *name)
+{
+    return config_gate_enabled(config->extra, name);
+}
+
 void config_gates_describe(struct buf *out, const char *indent)
 {
     for (size_t i = 0; i < GATES; i++)

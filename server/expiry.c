@@ -48,6 +48,12 @@ static void count(const struct request *request)
         metric_add(&metric_proposals_failed, 1);
 }
 
+static bool waits_for_leader(const struct request *request)
+{
+    return request->kind == REQUEST_MEMBER_PROMOTE || request->kind == REQUEST_LEASE_RENEW ||
+           request->kind == REQUEST_LEASE_TIME_TO_LIVE;
+}
+
 enum outcome server_timeout_outcome(void *arg, const struct request *request)
 {
     struct server *s = arg;
@@ -56,8 +62,10 @@ enum outcome server_timeout_outcome(void *arg, const struct request *request)
     count(request);
     if (request->kind == REQUEST_MOVE_LEADER)
         return OUTCOME_TIMEOUT_LEADER_TRANSFER;
-    if (request->kind == REQUEST_MEMBER_PROMOTE && atomic_load(&s->state.leader) == 0)
+    if (waits_for_leader(request) && atomic_load(&s->state.leader) == 0)
         return OUTCOME_NO_LEADER;
+    if (request->kind > REQUEST_MEMBER_PROMOTE)
+        return OUTCOME_TIMEOUT; /* about leases */
     if (was_never_proposed(&s->state, request, started_ms))
         return OUTCOME_DEADLINE;
     if (request->kind == REQUEST_READ_INDEX)

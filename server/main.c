@@ -23,6 +23,10 @@
 
 enum { GRACE_MS = 10000, STOP_MAX_S = 15, READY_POLL_MS = 5, END_POLL_MS = 100 };
 
+/* jemalloc reads it: freed memory goes back to the system while the server is idle, too. */
+extern const char *malloc_conf;
+const char *malloc_conf = "background_thread:true";
+
 static sigset_t end_signals(void)
 {
     sigset_t set;

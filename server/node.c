@@ -12,6 +12,8 @@
  *        takes the place of those that it holds, when the log says so durably.
  *   (I3) what has come is stepped before the time that has passed: a member that was stopped hears
  *        of its leader before it misses it. Time that passed meanwhile does not come in a burst.
+ *   (I4) what is committed is known here before any other member hears of it: who has applied it
+ *        there may ask here, and "wait until that is applied" must mean it.
  *
  * Thread: raft.
  */
@@ -152,6 +154,7 @@ static void tick(struct node *n)
         return;
     if (last_ms == 0)
         n->advance_until_ms = n->o.tick_advance ? now_ms + ADVANCE_MS : 0;
+    atomic_store_explicit(&n->state->tick_ms, clock_mono_ms(), memory_order_release);
     n->last_tick_ms =
         last_ms != 0 && now_ms < last_ms + 2 * n->o.tick_ms ? last_ms + n->o.tick_ms : now_ms;
     node_proposals_tick(n);
@@ -185,7 +188,7 @@ static void node_feed(struct node *n)
         (void)raft_step(n->raft, &(struct raft_input){.type = RAFT_CAMPAIGN});
     if (status.leader != 0)
         node_proposals_release(n);
-    node_proposals_step(n, status.role == RAFT_LEADER);
+    node_proposals_step(n, &status);
     node_reads_start(n);
 }
 
@@ -384,6 +387,8 @@ static int act(struct node *n)
     raft_ready(n->raft, &rd);
     if (rd.soft_changed)
         publish_leader(n, &rd);
+    if (rd.hard_state_changed) /* (I4) */
+        atomic_store_explicit(&n->state->committed, rd.hard_state.commit, memory_order_release);
     node_send(n, &rd);
     r = persist(n, &rd); /* (I1) */
     if (r < 0)

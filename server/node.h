@@ -58,6 +58,9 @@ void node_wake(struct node *n);
 
 /* False: the inbox is full. Takes the blob when true. */
 bool node_propose(struct node *n, uint64_t id, enum raft_entry_type type, struct blob *data);
+/* Proposed only while this member leads in that term: never sent on to another one. Else the
+ * request is finished with OUTCOME_NOT_LEADER. */
+bool node_propose_in_term(struct node *n, uint64_t id, uint64_t term, struct blob *data);
 /* The request with that id is finished with OUTCOME_OK once a linearizable read may run. False:
  * full. */
 bool node_read(struct node *n, uint64_t id);

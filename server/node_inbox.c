@@ -49,20 +49,31 @@ void node_uncharge(struct node *n, const struct blob *data)
                               memory_order_relaxed);
 }
 
-bool node_propose(struct node *n, uint64_t id, enum raft_entry_type type, struct blob *data)
+static bool push_proposal(struct node *n, uint64_t id, struct raft_entry entry)
 {
     struct note *note;
 
-    if (!charge(n, data))
+    if (!charge(n, entry.data))
         return false;
     note = note_new(NOTE_PROPOSAL, id);
-    note->data = data;
-    note->type = type;
+    note->data = entry.data;
+    note->type = entry.type;
+    note->term = entry.term;
     if (inbox_push(&n->inbox, &note->item))
         return true;
-    node_uncharge(n, data);
+    node_uncharge(n, entry.data);
     free(note);
     return false;
+}
+
+bool node_propose(struct node *n, uint64_t id, enum raft_entry_type type, struct blob *data)
+{
+    return push_proposal(n, id, (struct raft_entry){.type = type, .data = data});
+}
+
+bool node_propose_in_term(struct node *n, uint64_t id, uint64_t term, struct blob *data)
+{
+    return push_proposal(n, id, (struct raft_entry){.term = term, .data = data});
 }
 
 static bool push_request(struct node *n, struct note *note)
@@ -194,7 +205,7 @@ void node_release(struct node *n, uint64_t index)
 static void batch_add(struct node *n, struct note *note)
 {
     proposals_add(&n->batch, note->id,
-                  &(struct raft_entry){.type = note->type, .data = note->data});
+                  &(struct raft_entry){.type = note->type, .term = note->term, .data = note->data});
     note->data = NULL;
 }
 

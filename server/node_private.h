@@ -44,6 +44,7 @@ struct note {
         bool ok;                        /* SENT */
     };
     enum raft_entry_type type; /* PROPOSAL */
+    uint64_t term;             /* PROPOSAL: as the leader of this one only; 0: of any */
 };
 
 /* How much of one kind is in the inbox. */
@@ -58,7 +59,8 @@ struct ids {
     size_t cap;
 };
 
-/* Proposals, with the ids of their requests. */
+/* Proposals, with the ids of their requests. An entry's term: of the only leader that may propose
+ * it; 0: any may. */
 struct proposals {
     struct raft_entry *entries;
     uint64_t *ids;
@@ -133,7 +135,7 @@ void ids_add(struct ids *ids, uint64_t id);
 void proposals_add(struct proposals *p, uint64_t id, const struct raft_entry *entry);
 /* Those held go before this turn's, if somebody still waits for them. */
 void node_proposals_release(struct node *n);
-void node_proposals_step(struct node *n, bool leads);
+void node_proposals_step(struct node *n, const struct raft_status *status);
 void node_proposals_tick(struct node *n);
 void node_proposals_deinit(struct node *n);
 

@@ -11,6 +11,7 @@
  *   (I1) one that raft could not take stays in `held` until there is a leader or its request is
  *        gone; none is proposed twice.
  *   (I2) they go in the order in which they came.
+ *   (I3) what one term's leader alone may propose is dropped when this member is not that.
  *
  * Thread: raft.
  */
@@ -82,9 +83,33 @@ static size_t portion(const struct proposals *p, size_t first, bool leads)
     return i - first;
 }
 
-void node_proposals_step(struct node *n, bool leads)
+/* (I3) */
+static void drop_foreign(struct node *n, uint64_t term)
 {
     struct proposals *p = &n->batch;
+    size_t len = 0;
+
+    for (size_t i = 0; i < p->len; i++) {
+        uint64_t only = p->entries[i].term;
+        if (only == 0 || only == term) {
+            p->entries[len] = p->entries[i];
+            p->ids[len++] = p->ids[i];
+            continue;
+        }
+        struct request *request = wait_take(n->o.wait, p->ids[i]);
+        drop_proposal(n, p->entries[i].data);
+        if (request)
+            request->finish(request, OUTCOME_NOT_LEADER);
+    }
+    p->len = len;
+}
+
+void node_proposals_step(struct node *n, const struct raft_status *status)
+{
+    struct proposals *p = &n->batch;
+    bool leads = status->role == RAFT_LEADER;
+
+    drop_foreign(n, leads ? status->term : 0);
 
     for (size_t i = 0, len; i < p->len; i += len) {
         len = portion(p, i, leads);

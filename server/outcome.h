@@ -33,6 +33,7 @@ enum outcome {
     OUTCOME_LEASE_NOT_FOUND,
     OUTCOME_LEASE_EXISTS,
     OUTCOME_LEASE_TTL_TOO_LARGE,
+    OUTCOME_NOT_PRIMARY, /* this member keeps no times of leases */
 
     /* Members. */
     OUTCOME_MEMBER_EXISTS,

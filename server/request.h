@@ -27,6 +27,7 @@ enum request_kind {
     REQUEST_COMPACT,
     REQUEST_LEASE_GRANT,
     REQUEST_LEASE_REVOKE,
+    REQUEST_LEASE_CHECKPOINT,
     REQUEST_ALARM,
     REQUEST_CLUSTER_VERSION_SET,
     REQUEST_MEMBER_ATTR_SET,
@@ -36,6 +37,8 @@ enum request_kind {
     REQUEST_MEMBER_UPDATE,
     REQUEST_MEMBER_PROMOTE,
     REQUEST_MOVE_LEADER, /* no entry: waits until another member leads */
+    REQUEST_LEASE_RENEW, /* no entry: this and the next wait for the leader, or for what it does */
+    REQUEST_LEASE_TIME_TO_LIVE,
     REQUEST_KIND_COUNT
 };
 
@@ -52,9 +55,11 @@ struct request {
     size_t stripped_bytes; /* of the message: left out of payload, but counted against the limit */
     struct credentials credentials;
     bool physical; /* COMPACT: answer when the deletion is done */
+    uint64_t only_term; /* proposed by this term's leader or by nobody; 0: by any */
     void (*finish)(struct request *request, enum outcome outcome);
 
     /* The result. */
+    int64_t ttl_s; /* LEASE_RENEW: what the lease has again */
     struct buf
         response; /* the encoded response message; the finisher fills it, the maker frees it */
 

@@ -21,10 +21,13 @@
 #include "base/rng.h"
 #include "server/bootstrap.h"
 #include "server/cluster_version.h"
+#include "server/lease_ask.h"
+#include "server/lease_expire.h"
 #include "server/member_change.h"
 #include "server/quota.h"
 #include "server/server_metrics.h"
 #include "server/server_private.h"
+#include "server/watch_hub.h"
 
 enum { OWN_RETRY_MS = 1000, OWN_PATIENCE_MS = 1000, REPLAY_FLUSH_MIN = 5000 };
 
@@ -80,6 +83,25 @@ static void *apply_run(void *arg)
             apply_wait(s->apply);
     } while (!stop);
     return NULL;
+}
+
+static void *watch_run(void *arg)
+{
+    struct server *s = arg;
+
+    pthread_setname_np(pthread_self(), "watch");
+    while (!atomic_load_explicit(&s->workers_stop, memory_order_acquire)) {
+        int r = watch_hub_turn(s->watch_hub);
+        if (r < 0)
+            server_fatal("history can't be read for a watcher", r);
+        watch_hub_wait(s->watch_hub);
+    }
+    return NULL;
+}
+
+struct watch_hub *server_watch_hub(struct server *s)
+{
+    return s->watch_hub;
 }
 
 /* ---- the member's own proposals ---- */
@@ -168,6 +190,8 @@ static void server_tick(void *arg)
     own_tick(&s->raise_alarm, now_ms);
     cluster_version_tick(s->cluster_version, now_ms);
     promotions_tick(s->promotions);
+    lease_expiry_tick(s->lease_expiry);
+    lease_asks_tick(s->lease_asks);
 }
 
 static void disk_short(void *arg)
@@ -196,10 +220,13 @@ static int64_t lease_ttl_min_s(const struct config *config)
 
 static int open_store(struct server *s)
 {
+    bool checkpoints = config_gate_is_on(s->config, "LeaseCheckpoint");
+
     return store_open(&s->store, &(struct store_options){
                                      .path = s->data_dir->db,
                                      .compaction_batch_max = s->config->compaction_batch_limit,
-                                     .lease_ttl_min_s = lease_ttl_min_s(s->config)});
+                                     .lease_ttl_min_s = lease_ttl_min_s(s->config),
+                                     .lease_checkpoint_ns = checkpoints ? LEASE_CHECKPOINT_NS : 0});
 }
 
 static void init_state(struct server *s, const struct bootstrap *b)
@@ -269,8 +296,16 @@ static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
         .disk_short = disk_short,
         .arg = s});
     s->ticker = ticker_new(server_tick, s);
+    s->watch_hub = watch_hub_new(&(struct watch_hub_options){
+        .store = &s->store,
+        .state = &s->state,
+        .progress_interval_ns = s->config->watch_progress_notify_interval_ns,
+        .response_bytes_max = s->config->max_request_bytes + WATCH_RESPONSE_OVERHEAD_BYTES,
+        .seed = seed});
     s->cluster_version = cluster_version_new(s);
     s->promotions = promotions_new(s);
+    s->lease_expiry = lease_expiry_new(s);
+    s->lease_asks = lease_asks_new(s);
     wal_on_no_room(b->wal, log_lacks_room, s->housekeeper);
     s->apply = apply_new(
         &(struct apply_options){.store = &s->store,
@@ -278,6 +313,8 @@ static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
                                 .state = &s->state,
                                 .housekeeper = s->housekeeper,
                                 .snapshots = s->snapshots,
+                                .lease_asks = s->lease_asks,
+                                .watch_hub = s->watch_hub,
                                 .applied = b->applied,
                                 .replay_to = log_end(b),
                                 .warning_duration_ns = s->config->warning_apply_duration_ns,
@@ -305,6 +342,10 @@ int server_start_threads(struct server *s)
     if (r == 0) {
         r = pthread_create(&s->node_thread, NULL, node_run, s);
         s->node_started = r == 0;
+    }
+    if (r == 0) {
+        r = pthread_create(&s->watch_thread, NULL, watch_run, s);
+        s->watch_started = r == 0;
     }
     if (r != 0)
         return err_origin(-r);
@@ -451,13 +492,16 @@ static void join_workers(struct server *s)
     if (s->housekeeper)
         housekeeper_stop(s->housekeeper);
     scan_stop(&s->scan);
+    atomic_store(&s->workers_stop, true);
+    if (s->watch_started) {
+        watch_hub_stop_waiting(s->watch_hub);
+        pthread_join(s->watch_thread, NULL);
+    }
     if (s->node_started) {
-        atomic_store(&s->workers_stop, true);
         node_wake(s->node);
         pthread_join(s->node_thread, NULL);
     }
     if (s->apply_started) {
-        atomic_store(&s->workers_stop, true);
         apply_wake(s->apply);
         pthread_join(s->apply_thread, NULL);
     }
@@ -486,11 +530,14 @@ struct server *server_stop(struct server *s)
         last_flush(s);
     s->node = node_free(s->node);
     s->apply = apply_free(s->apply);
+    s->watch_hub = watch_hub_free(s->watch_hub);
     s->snapshots = snapshots_free(s->snapshots);
     s->housekeeper = housekeeper_free(s->housekeeper);
     s->ticker = ticker_free(s->ticker);
     s->cluster_version = cluster_version_free(s->cluster_version);
     s->promotions = promotions_free(s->promotions);
+    s->lease_expiry = lease_expiry_free(s->lease_expiry);
+    s->lease_asks = lease_asks_free(s->lease_asks);
     store_close(&s->store);
     s->room = disk_room_close(s->room);
     s->data_dir = data_dir_close(s->data_dir);

@@ -71,7 +71,6 @@ enum outcome server_range(struct server *s, const void *request,
                           struct buf *response); /* RangeRequest */
 enum outcome server_txn_read_only(struct server *s, const void *request,
                                   struct buf *response); /* TxnRequest of ranges only */
-enum outcome server_lease_time_to_live(struct server *s, const void *request, struct buf *response);
 enum outcome server_lease_leases(struct server *s, const void *request, struct buf *response);
 enum outcome server_member_list(struct server *s, const void *request, struct buf *response);
 enum outcome server_maintenance_status(struct server *s, const void *request, struct buf *response);
@@ -106,6 +105,18 @@ struct server_info {
     char cluster_version[16]; /* "" until decided */
 };
 void server_info(struct server *s, struct server_info *ret);
+static inline bool server_has_leader(struct server *s)
+{
+    struct server_info info;
+
+    server_info(s, &info);
+    return info.leader_id != 0;
+}
+/* What each response says about who made it; encode.h encodes it. */
+struct response_header;
+void server_response_header(struct server *s, int64_t revision, struct response_header *ret);
+/* The hub of watch_hub.h; as long as the server. */
+struct watch_hub *server_watch_hub(struct server *s);
 /* A learner serves hardly anything. */
 bool server_is_learner(const struct server *s);
 /* True: this member was removed from the cluster and has lived on for as long as it may; it must

@@ -57,12 +57,26 @@
       "Total number of txns seen by this member.")                                                 \
     X(metric_current_revision, "etcd_debugging_mvcc_current_revision", METRIC_GAUGE,               \
       "The current revision of store.")                                                            \
+    X(metric_watch_streams, "etcd_debugging_mvcc_watch_stream_total", METRIC_GAUGE,                \
+      "Total number of watch streams.")                                                            \
+    X(metric_watchers, "etcd_debugging_mvcc_watcher_total", METRIC_GAUGE,                          \
+      "Total number of watchers.")                                                                 \
+    X(metric_slow_watchers, "etcd_debugging_mvcc_slow_watcher_total", METRIC_GAUGE,                \
+      "Total number of unsynced slow watchers.")                                                   \
+    X(metric_watch_events, "etcd_debugging_mvcc_events_total", METRIC_COUNTER,                     \
+      "Total number of events sent by this member.")                                               \
+    X(metric_pending_events, "etcd_debugging_mvcc_pending_events_total", METRIC_GAUGE,             \
+      "Total number of pending events to be sent.")                                                \
     X(metric_compact_revision, "etcd_debugging_mvcc_compact_revision", METRIC_GAUGE,               \
       "The revision of the last compaction in store.")                                             \
     X(metric_lease_granted, "etcd_debugging_lease_granted_total", METRIC_COUNTER,                  \
       "The total number of granted leases.")                                                       \
     X(metric_lease_revoked, "etcd_debugging_lease_revoked_total", METRIC_COUNTER,                  \
       "The total number of revoked leases.")                                                       \
+    X(metric_lease_renewed, "etcd_debugging_lease_renewed_total", METRIC_COUNTER,                  \
+      "The number of renewed leases seen by the leader.")                                          \
+    X(metric_lease_expired, "etcd_debugging_server_lease_expired_total", METRIC_COUNTER,           \
+      "The total number of expired leases.")                                                       \
     X(metric_slow_read_indexes, "etcd_server_slow_read_indexes_total", METRIC_COUNTER,             \
       "The total number of pending read indexes not in sync with leader's or timed out read "      \
       "index requests.")                                                                           \

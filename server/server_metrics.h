@@ -26,8 +26,15 @@ extern struct metric metric_mvcc_range;
 extern struct metric metric_mvcc_txn;
 extern struct metric metric_current_revision;
 extern struct metric metric_compact_revision;
+extern struct metric metric_watch_streams;
+extern struct metric metric_watchers;
+extern struct metric metric_slow_watchers;
+extern struct metric metric_watch_events;
+extern struct metric metric_pending_events;
 extern struct metric metric_lease_granted;
 extern struct metric metric_lease_revoked;
+extern struct metric metric_lease_renewed;
+extern struct metric metric_lease_expired;
 
 extern struct metric metric_slow_read_indexes;
 extern struct metric metric_read_indexes_failed;

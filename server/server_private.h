@@ -26,6 +26,9 @@
 #include "server/wait.h"
 
 struct cluster_version;
+struct lease_asks;
+struct lease_expiry;
+struct watch_hub;
 struct promotions;
 
 /* One of the member's own proposals: repeated until it succeeds. */
@@ -55,12 +58,17 @@ struct server {
     struct scan_pool scan;
     pthread_t node_thread;
     pthread_t apply_thread;
+    pthread_t watch_thread;
     bool node_started;
     bool apply_started;
+    bool watch_started;
     _Atomic bool workers_stop;
 
     struct cluster_version *cluster_version;
     struct promotions *promotions;
+    struct lease_expiry *lease_expiry;
+    struct lease_asks *lease_asks;
+    struct watch_hub *watch_hub;
     _Atomic uint64_t removed_at_ms; /* when a removed member stops; 0: it is none */
 
     struct own_proposal publish;
@@ -88,6 +96,12 @@ void server_hand_over(struct server *s);
 
 /* Why a request ran out of time (expiry.c): for wait_expire(); arg: the server. */
 enum outcome server_timeout_outcome(void *arg, const struct request *request);
+
+/* By its own account. */
+static inline bool server_leads(const struct server *s)
+{
+    return atomic_load_explicit(&s->state.leader, memory_order_acquire) == s->state.member_id;
+}
 
 static inline struct response_header server_header(struct server *s, int64_t revision)
 {

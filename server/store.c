@@ -46,6 +46,8 @@ static int open_parts(struct store *s)
     if (r == 0)
         r = lease_table_open(&s->leases, s->db, s->options.lease_ttl_min_s);
     if (r == 0)
+        lease_checkpoint_every(s->leases, s->options.lease_checkpoint_ns);
+    if (r == 0)
         r = members_open(&s->members, s->db);
     if (r == 0)
         r = alarms_open(&s->alarms, s->db);

@@ -25,6 +25,7 @@ struct store_options {
     const char *path; /* of the database; borrowed */
     uint32_t compaction_batch_max;
     int64_t lease_ttl_min_s;
+    uint64_t lease_checkpoint_ns; /* 0: never */
     uint64_t cache_bytes; /* 0: DB_CACHE_BYTES */
 };
 

@@ -7,12 +7,14 @@
  */
 #pragma once
 
+#include "server/lease_wire.h"
+#include "server/lessor.h"
 #include "server/message.h"
 #include "server/peer_door.h"
 #include "server/test_box.h"
 #include "storage/file.h"
 
-enum { CLUSTER_MAX = 5, CLUSTER_STEP_MS = 20, CLUSTER_STEPS_MAX = 3000 };
+enum { CLUSTER_MAX = 5, CLUSTER_STEP_MS = 20, CLUSTER_STEPS_MAX = 3000, CLUSTER_PORT = 21600 };
 
 struct cluster;
 
@@ -23,7 +25,8 @@ struct peer {
     struct box *box;
     uint64_t id;
     bool up;
-    bool cut;         /* nothing gets in or out */
+    bool cut;    /* nothing gets in or out */
+    bool silent; /* takes what it is asked, and answers nothing */
     bool takes_tables;
 };
 
@@ -32,14 +35,23 @@ struct flying {
     struct raft_message *message;
 };
 
+struct unanswered {
+    struct unanswered *next;
+    struct transport_fetch *fetch;
+    uint64_t until_ms;
+};
+
 struct cluster {
     struct peer peers[CLUSTER_MAX];
     size_t n;
     uint64_t now_ms;
     uint64_t opened; /* for seeds */
     struct flying *first, **last;
-    unsigned sent[24];     /* messages by type, also those that were lost */
-    unsigned snapshots;    /* sent */
+    unsigned sent[24];  /* messages by type, also those that were lost */
+    unsigned snapshots; /* sent */
+    atomic_uint fetches;
+    struct unanswered *unanswered;                                 /* asked of who is silent */
+    void (*spoil_answer)(struct transport_fetch *f);               /* NULL: nothing */
     bool (*lose)(struct cluster *c, const struct raft_message *m); /* NULL: nothing */
     void (*spoil)(const char *file); /* what happens to a snapshot's file on its way */
     uint64_t snapshot_shift;         /* added to its message's index */
@@ -176,11 +188,89 @@ static inline uint64_t net_active_ms(struct transport *t, uint64_t member_id)
     return to != from && reaches(from, to) ? 60000 : 0;
 }
 
+/* What one member asks another about a lease, on the way that api/peer_lease.c makes it go. */
+struct net_question {
+    struct request request;
+    struct transport_fetch *fetch;
+    struct cluster *cluster;
+};
+
+static inline void net_answered(struct request *request, enum outcome outcome)
+{
+    struct net_question *q = container_of(request, struct net_question, request);
+    struct transport_fetch *f = q->fetch;
+
+    f->status = outcome == OUTCOME_OK ? 200 : outcome == OUTCOME_LEASE_NOT_FOUND ? 404 : 400;
+    buf_append_bytes(&f->answer, buf_bytes(&request->response));
+    if (q->cluster->spoil_answer)
+        q->cluster->spoil_answer(f);
+    buf_deinit(&request->response);
+    free(q);
+    f->done(f);
+}
+
+static inline void net_ask(struct peer *to, struct transport_fetch *f)
+{
+    struct net_question *q = mem_new(struct net_question);
+    struct lease_wire_question left;
+    int64_t id;
+
+    *q = (struct net_question){{.finish = net_answered}, f, to->cluster};
+    if (strcmp(f->path, LEASE_WIRE_RENEW_PATH) == 0) {
+        check(lease_wire_renew_read(f->body, &id));
+        q->request.kind = REQUEST_LEASE_RENEW;
+        server_peer_lease_renew(to->box->s, &q->request, id);
+    } else {
+        check(lease_wire_question_read(f->body, &left));
+        q->request.kind = REQUEST_LEASE_TIME_TO_LIVE;
+        server_peer_lease_time_to_live(to->box->s, &q->request, left.id, left.keys);
+    }
+}
+
+static inline void net_keep(struct cluster *c, struct transport_fetch *f)
+{
+    struct unanswered *u = mem_new(struct unanswered);
+
+    *u = (struct unanswered){c->unanswered, f, c->now_ms + f->timeout_ms};
+    c->unanswered = u;
+}
+
+static inline struct unanswered *net_overdue(struct cluster *c, uint64_t now_ms)
+{
+    struct unanswered **p = &c->unanswered, *u;
+
+    while ((u = *p) && u->until_ms > now_ms)
+        p = &u->next;
+    if (u)
+        *p = u->next;
+    return u;
+}
+
+static inline void net_give_up(struct cluster *c, uint64_t now_ms)
+{
+    struct unanswered *u;
+
+    while ((u = net_overdue(c, now_ms))) {
+        u->fetch->done(u->fetch);
+        free(u);
+    }
+}
+
+/* Nothing but leases is served. */
 static inline void net_fetch(struct transport *t, struct transport_fetch *f)
 {
-    (void)t;
+    struct peer *from = peer_of(t);
+    size_t i = strtoul(strrchr(f->urls[0], ':') + 1, NULL, 10) - CLUSTER_PORT;
+    struct peer *to = i < from->cluster->n ? &from->cluster->peers[i] : NULL;
+
+    atomic_fetch_add(&from->cluster->fetches, 1);
     f->status = 0;
-    f->done(f);
+    if (to && to->silent)
+        net_keep(from->cluster, f);
+    else if (reaches(from, to) && bytes_has_prefix(bytes_str(f->path), BYTES_LIT("/leases")))
+        net_ask(to, f);
+    else
+        f->done(f);
 }
 
 static inline bool net_wants_tables(struct transport *t, uint64_t member_id)
@@ -208,12 +298,13 @@ static inline void cluster_configure(struct cluster *c, size_t i)
 {
     struct box *b = c->peers[i].box;
     char *path = mem_printf("%s/data", b->dir), *name = mem_printf("m%zu", i);
-    char *url = mem_printf("http://127.0.0.1:%zu", 21600 + i), *no_environ[] = {NULL};
+    char *url = mem_printf("http://127.0.0.1:%zu", (size_t)CLUSTER_PORT + i);
+    char *no_environ[] = {NULL};
     struct buf all = BUF_NULL;
     int exit_code;
 
     for (size_t k = 0; k < c->n; k++)
-        buf_printf(&all, "%sm%zu=http://127.0.0.1:%zu", k ? "," : "", k, 21600 + k);
+        buf_printf(&all, "%sm%zu=http://127.0.0.1:%zu", k ? "," : "", k, (size_t)CLUSTER_PORT + k);
     char *args[] = {(char *)"cairn",
                     (char *)"--data-dir",
                     path,
@@ -241,9 +332,8 @@ static inline void cluster_configure(struct cluster *c, size_t i)
 /* Positive or negative: it does not open. */
 static inline int cluster_try_open(struct cluster *c, size_t i)
 {
-    struct server_tuning tuning = {.wal_segment_bytes = BOX_SEGMENT_BYTES,
-                                   .seed = 1 + ++c->opened,
-                                   .single_threaded = true};
+    struct server_tuning tuning = {
+        .wal_segment_bytes = BOX_SEGMENT_BYTES, .seed = 1 + ++c->opened, .single_threaded = true};
     struct peer *p = &c->peers[i];
     int r = server_open(&p->box->s, &p->box->config, &p->transport, &tuning);
 
@@ -286,9 +376,13 @@ static inline struct cluster *cluster_new(size_t n, uint64_t catchup_entries)
 
 static inline struct cluster *cluster_free(struct cluster *c)
 {
-    for (size_t i = 0; i < c->n; i++)
+    for (size_t i = 0; i < c->n; i++) {
         c->peers[i].up = false;
+        if (c->peers[i].box->s)
+            server_drain(c->peers[i].box->s); /* what they ask each other is answered */
+    }
     net_deliver(c);
+    net_give_up(c, UINT64_MAX);
     for (size_t i = 0; i < c->n; i++)
         box_free(c->peers[i].box);
     free(c);
@@ -317,6 +411,7 @@ static inline void cluster_step(struct cluster *c)
             check(member_step(c, i) == 0);
     }
     net_deliver(c);
+    net_give_up(c, c->now_ms);
 }
 
 static inline void cluster_run(struct cluster *c, uint64_t ms)

@@ -52,7 +52,7 @@ struct transport_snapshot {
     void (*done)(struct transport_snapshot *s, bool ok);
 };
 
-enum { TRANSPORT_ANSWER_BYTES_MAX = 1 << 20 };
+enum { TRANSPORT_ANSWER_BYTES_MAX = 1 << 20 }; /* where the caller says nothing */
 
 /* One HTTP request to a member's peer URLs, tried one after the other until one answers. */
 struct transport_fetch {
@@ -64,6 +64,7 @@ struct transport_fetch {
     struct bytes body;
     struct bytes authorization; /* empty: no such header */
     uint64_t timeout_ms;        /* for all URLs together */
+    uint64_t answer_bytes_max;  /* 0: TRANSPORT_ANSWER_BYTES_MAX */
     void (*done)(struct transport_fetch *f);
     void *arg; /* the caller's */
 

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The hub: what the apply turn tells it, and the turn of its own thread (see watch_hub.h; the parts
+ * are in watch_private.h).
+ *
+ *   turn:  streams that have room again -> their watchers to cohorts -> a step of the head
+ *          -> a step of one cohort that catches up -> notifications, owed progress, short memory
+ *
+ * The head comes first and between any two steps of others, so an event waits for one bounded step
+ * at most, however many are behind. Cohorts take turns.
+ *
+ * The apply turn never takes the hub's lock: it copies into the ring, under the ring's own, and
+ * rings the bell, both held for some instructions. With no stream open it does not even that.
+ *
+ * Thread: see watch_hub.h.
+ */
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/cond.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "server/watch_private.h"
+
+#define PROGRESS_INTERVAL_NS INT64_C(600000000000)
+#define PROGRESS_INTERVAL_MIN_NS INT64_C(100000000)
+
+static void set_defaults(struct watch_hub_options *o)
+{
+    if (o->ring_bytes == 0)
+        o->ring_bytes = WATCH_RING_BYTES;
+    if (o->stream_bytes_max == 0)
+        o->stream_bytes_max = WATCH_STREAM_BYTES_MAX;
+    if (o->bytes_max == 0)
+        o->bytes_max = WATCH_BYTES_MAX;
+    if (o->slice_events_max == 0)
+        o->slice_events_max = WATCH_SLICE_EVENTS_MAX;
+    if (o->progress_interval_ns <= 0)
+        o->progress_interval_ns = PROGRESS_INTERVAL_NS;
+    if (o->progress_interval_ns < PROGRESS_INTERVAL_MIN_NS)
+        o->progress_interval_ns = PROGRESS_INTERVAL_MIN_NS;
+}
+
+static void publish(struct watch_hub *h)
+{
+    atomic_store_explicit(&h->compacted, mvcc_compacted(h->o.store->mvcc), memory_order_release);
+    atomic_store_explicit(&h->revision, mvcc_revision(h->o.store->mvcc), memory_order_release);
+}
+
+struct watch_hub *watch_hub_new(const struct watch_hub_options *options)
+{
+    struct watch_hub *h = mem_new(struct watch_hub);
+
+    h->o = *options;
+    set_defaults(&h->o);
+    rng_init(&h->rng, options->seed);
+    watch_ring_init(&h->ring, h->o.ring_bytes, &h->memory);
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_mutex_init(&h->bell.lock, NULL);
+    cond_init(&h->bell.cond);
+    list_init(&h->bell.room);
+    list_init(&h->streams);
+    list_init(&h->cohorts);
+    list_init(&h->behind);
+    list_init(&h->to_call);
+    list_init(&h->progress);
+    publish(h);
+    watch_cohort_init(&h->head, h, atomic_load(&h->revision) + 1);
+    h->wait_until_ms = UINT64_MAX;
+    return h;
+}
+
+static void scratch_deinit(struct watch_scratch *s)
+{
+    watch_slice_deinit(&s->slice);
+    free(s->touched);
+    free(s->matches);
+    free(s->past);
+    free(s->versions);
+    buf_deinit(&s->keys);
+    buf_deinit(&s->values);
+}
+
+struct watch_hub *watch_hub_free(struct watch_hub *h)
+{
+    if (!h)
+        return NULL;
+    check(list_empty(&h->streams));
+    while (!list_empty(&h->cohorts)) {
+        struct watch_cohort *c = container_of(list_pop(&h->cohorts), struct watch_cohort, link);
+        watch_cohort_deinit(c);
+        free(c);
+    }
+    watch_cohort_deinit(&h->head);
+    heap_deinit(&h->ticks);
+    scratch_deinit(&h->scratch);
+    watch_ring_deinit(&h->ring);
+    pthread_cond_destroy(&h->bell.cond);
+    pthread_mutex_destroy(&h->bell.lock);
+    pthread_mutex_destroy(&h->lock);
+    check(atomic_load(&h->memory) == 0); /* responses are freed before */
+    free(h);
+    return NULL;
+}
+
+void watch_unlock(struct watch_hub *h)
+{
+    struct list *it;
+
+    while ((it = list_pop(&h->to_call))) {
+        struct watch_stream *s = container_of(it, struct watch_stream, call_link);
+        s->ready(s->arg);
+    }
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* ---- the bell ---- */
+
+void watch_ring_bell(struct watch_hub *h)
+{
+    struct watch_bell *bell = &h->bell;
+    bool signal;
+
+    pthread_mutex_lock(&bell->lock);
+    bell->rung = true;
+    signal = bell->waiting;
+    bell->waiting = false;
+    pthread_mutex_unlock(&bell->lock);
+    if (signal)
+        pthread_cond_signal(&bell->cond);
+}
+
+static bool sleep_until(struct watch_bell *bell, uint64_t until_ms)
+{
+    uint64_t now_ms = clock_mono_ms();
+
+    if (until_ms == UINT64_MAX)
+        return pthread_cond_wait(&bell->cond, &bell->lock) == 0;
+    if (now_ms >= until_ms)
+        return false;
+    struct timespec ts = cond_until((until_ms - now_ms) * 1000000);
+    return pthread_cond_timedwait(&bell->cond, &bell->lock, &ts) == 0;
+}
+
+void watch_hub_wait(struct watch_hub *h)
+{
+    struct watch_bell *bell = &h->bell;
+
+    pthread_mutex_lock(&bell->lock);
+    while (!h->more && !bell->rung && !bell->stop) {
+        bell->waiting = true;
+        if (!sleep_until(bell, h->wait_until_ms))
+            break;
+    }
+    bell->waiting = false;
+    bell->rung = false;
+    pthread_mutex_unlock(&bell->lock);
+}
+
+void watch_hub_stop_waiting(struct watch_hub *h)
+{
+    pthread_mutex_lock(&h->bell.lock);
+    h->bell.stop = true;
+    pthread_cond_signal(&h->bell.cond);
+    pthread_mutex_unlock(&h->bell.lock);
+}
+
+/* ---- the apply turn ---- */
+
+void watch_hub_append(struct watch_hub *h, const struct mvcc_change *changes, size_t n)
+{
+    if (atomic_load_explicit(&h->ring_wanted, memory_order_acquire))
+        watch_ring_append(&h->ring, changes, n);
+}
+
+void watch_hub_wake(struct watch_hub *h)
+{
+    publish(h);
+    /* A stream that is not seen here sees the revision. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&h->n_streams, memory_order_acquire) > 0)
+        watch_ring_bell(h);
+}
+
+void watch_hub_reset(struct watch_hub *h)
+{
+    watch_ring_clear(&h->ring);
+    watch_hub_wake(h);
+}
+
+/* ---- the turn ---- */
+
+static struct watch_cohort *prepare(struct watch_hub *h)
+{
+    struct watch_cohort *c = NULL;
+    struct list *it;
+
+    watch_lock(h);
+    watch_streams_resume(h);
+    watch_assign(h);
+    it = list_pop(&h->cohorts);
+    if (it) {
+        list_push(&h->cohorts, it);
+        c = container_of(it, struct watch_cohort, link);
+    }
+    watch_unlock(h);
+    return c;
+}
+
+static void finish(struct watch_hub *h)
+{
+    uint64_t now_ns = clock_mono_ns();
+    struct heap_node *n;
+
+    watch_lock(h);
+    watch_streams_tick(h, now_ns);
+    watch_streams_progress(h);
+    watch_streams_starved(h, now_ns / 1000000);
+    h->more = h->head.position <= atomic_load(&h->revision) || h->n_cohorts > 0 ||
+              !list_empty(&h->behind);
+    n = heap_top(&h->ticks);
+    h->wait_until_ms = n ? (uint64_t)n->key / 1000000 + 1 : UINT64_MAX;
+    if (h->starved)
+        h->wait_until_ms = now_ns / 1000000 + WATCH_RECLAIM_MS;
+    watch_unlock(h);
+}
+
+int watch_hub_turn(struct watch_hub *h)
+{
+    struct watch_cohort *c = prepare(h);
+    int r = watch_cohort_step(h, &h->head);
+
+    if (r == 0 && c)
+        r = watch_cohort_step(h, c);
+    if (r < 0)
+        return err_trace(r);
+    finish(h);
+    return h->more;
+}
