@@ -17,46 +17,65 @@
  *
  * Thread: as call.h says. Invariants:
  *  1. A call is answered once: call_answer() checks the phase.
- *  2. The object is reused when it is answered and none of its events is under way (call_let_go()).
+ *  2. The object is reused when it is answered and none of its events is under way, a wake included
+ *     (call_let_go()). Before that is looked at, the handler's state is freed, and with it whatever
+ *     could wake the call.
  *  3. request.response is empty when a handler starts and after each message.
  */
 #include "api/call.h"
 
+#include <grpc/support/alloc.h>
+
 #include "api/grpc_metrics.h"
 #include "api/request_log.h"
+#include "api/stream.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
 
 /* ---- end ---- */
 
-static void call_reset(struct call *call)
+static void call_cleanup(struct call *call)
 {
     if (call->cleanup)
         call->cleanup(call);
     call->cleanup = NULL;
     call->state = NULL;
+}
+
+void call_trim(struct call *call)
+{
+    if (call->request.response.cap > CALL_KEEP_BYTES_MAX)
+        buf_deinit(&call->request.response);
+    arena_reset(&call->arena);
+    if (call->arena.end - call->arena.next > CALL_KEEP_BYTES_MAX)
+        arena_deinit(&call->arena);
+}
+
+static void call_reset(struct call *call)
+{
+    call->stream = stream_free(call->stream);
     grpc_byte_buffer_destroy(call->received);
     grpc_byte_buffer_destroy(call->sent);
     call->received = call->sent = NULL;
     grpc_call_unref(call->grpc);
     call->grpc = NULL;
-    if (call->request.response.cap > CALL_KEEP_BYTES_MAX)
-        buf_deinit(&call->request.response);
+    call_trim(call);
     buf_clear(&call->request.response);
-    arena_reset(&call->arena);
-    if (call->arena.end - call->arena.next > CALL_KEEP_BYTES_MAX)
-        arena_deinit(&call->arena);
-    call->headers_sent = call->cancelled = call->last = false;
+    call->headers_sent = call->cancelled = call->last = call->needs_leader = false;
     atomic_store_explicit(&call->claim, CLAIM_NONE, memory_order_relaxed);
     call->is_cancelled = 0;
+    call->fd = CALL_FD_UNASKED;
     call->request.physical = false;
 }
 
 /* Invariant 2. */
-static void call_let_go(struct call *call)
+void call_let_go(struct call *call)
 {
-    if (call->n_events || call->phase != CALL_DONE)
+    if (call->phase != CALL_DONE || call->awaited)
+        return;
+    call_cleanup(call);
+    if (call->n_events || atomic_load_explicit(&call->waking, memory_order_acquire))
         return;
     call_reset(call);
     queue_give_call(call->queue, call);
@@ -116,21 +135,25 @@ static grpc_slice slice_of_long(struct buf *response)
     return grpc_slice_new_with_user_data(l->data, l->len, long_response_free, l);
 }
 
+void call_set_message(struct call *call, grpc_slice *pieces, size_t n)
+{
+    check(!call->sent);
+    call->sent = grpc_raw_byte_buffer_create(pieces, n);
+    for (size_t i = 0; i < n; i++)
+        grpc_slice_unref(pieces[i]);
+    metric_add(&grpc_metrics_sent_bytes, grpc_byte_buffer_length(call->sent));
+}
+
 /* Moves request.response to call->sent. */
 static void call_take_response(struct call *call)
 {
     struct buf *response = &call->request.response;
     grpc_slice slice;
-    if (call->method->type != METHOD_UNARY)
-        metric_add(&method_metrics_of(call->method)->sent, 1);
-    metric_add(&grpc_metrics_sent_bytes, response->len);
     if (response->len > CALL_RESPONSE_COPY_MAX)
         slice = slice_of_long(response);
     else
         slice = grpc_slice_from_copied_buffer((const char *)response->data, response->len);
-    check(!call->sent);
-    call->sent = grpc_raw_byte_buffer_create(&slice, 1);
-    grpc_slice_unref(slice);
+    call_set_message(call, &slice, 1);
     buf_clear(response);
 }
 
@@ -147,14 +170,17 @@ static grpc_op *add_message_ops(struct call *call, grpc_op *op, bool message)
         op = add_op(op, GRPC_OP_SEND_INITIAL_METADATA);
     call->headers_sent = true;
     if (message) {
-        call_take_response(call);
+        if (!call->sent)
+            call_take_response(call);
+        if (call->method->type != METHOD_UNARY)
+            metric_add(&method_metrics_of(call->method)->sent, 1);
         op = add_op(op, GRPC_OP_SEND_MESSAGE);
         op[-1].data.send_message.send_message = call->sent;
     }
     return op;
 }
 
-void call_send_answer(struct call *call)
+static void call_send_answer(struct call *call)
 {
     grpc_op ops[4], *op = ops;
     grpc_slice text = grpc_slice_from_static_string(call->status.text);
@@ -174,18 +200,34 @@ void call_send_answer(struct call *call)
           GRPC_CALL_OK);
 }
 
-/* Invariant 1. */
-static void call_set_answer(struct call *call, enum status_code code, const char *text)
+void call_send(struct call *call)
 {
-    check(call->phase != CALL_ANSWERED && call->phase != CALL_DONE);
-    call->phase = CALL_ANSWERED;
-    call->status = (struct status){code, text};
+    call->collected = false;
+    if (call->stream && stream_is_sending(call))
+        return; /* goes on when that has left */
+    if (call->phase == CALL_ANSWERED)
+        call_send_answer(call);
+    else
+        stream_wake(call);
+}
+
+int call_socket(struct call *call)
+{
+    if (call->fd == CALL_FD_UNASKED) {
+        char *peer = grpc_call_get_peer(call->grpc);
+        call->fd = cork_find(call->queue->cork, peer);
+        gpr_free(peer);
+    }
+    return call->fd;
 }
 
 void call_answer_status(struct call *call, enum status_code code, const char *text)
 {
-    call_set_answer(call, code, text);
-    queue_answer(call->queue, call);
+    check(call->phase != CALL_ANSWERED && call->phase != CALL_DONE); /* invariant 1 */
+    call->phase = CALL_ANSWERED;
+    call->status = (struct status){code, text};
+    if (!call->stream || stream_stop(call))
+        queue_answer(call->queue, call);
 }
 
 void call_answer(struct call *call, enum outcome outcome)
@@ -205,16 +247,49 @@ static void answer_outcome(struct call *call)
     call_answer(call, call->outcome);
 }
 
-void call_resume(struct call *call)
+static void call_resume(struct call *call)
 {
     call->phase = CALL_RUNS;
     call->step(call);
 }
 
-static void on_woken(struct queue_event *event, bool ok)
+/* From the queue's own thread a stream needs no way around. It is only collected, because whoever
+ * wakes it may hold locks. */
+static bool call_wake_here(struct call *call)
 {
-    struct call *call = container_of(event, struct call, woken);
-    queue_drain(call->queue, call);
+    struct queue *q = call->queue;
+    if (!queue_is_current(q) || !call->stream || call->phase != CALL_OPEN || !queue_has_room(q))
+        return false;
+    call->awaited = false;
+    queue_answer(q, call);
+    return true;
+}
+
+void call_wake(struct call *call)
+{
+    if (call_wake_here(call))
+        return;
+    if (!atomic_exchange_explicit(&call->waking, true, memory_order_acq_rel))
+        queue_push(call->queue, &call->woken);
+}
+
+void call_await_wake(struct call *call)
+{
+    check(!call->awaited);
+    call->awaited = true;
+}
+
+static void on_wake(struct call *call)
+{
+    call->awaited = false;
+    /* What is behind a wake is seen, or another wake comes. */
+    atomic_exchange_explicit(&call->waking, false, memory_order_acq_rel);
+    if (call->stream && call->phase == CALL_OPEN)
+        queue_answer(call->queue, call);
+    else if (call->phase == CALL_OPEN && call->step)
+        call_resume(call);
+    else
+        call_let_go(call);
 }
 
 static bool call_claim(struct call *call, enum call_claim claim)
@@ -228,8 +303,10 @@ static bool call_claim(struct call *call, enum call_claim claim)
  * SUBMITTED until it is answered. */
 static void call_finish_elsewhere(struct call *call)
 {
-    bool alone =
-        atomic_load_explicit(&call->queue->n_calls, memory_order_relaxed) <= CALL_DIRECT_MAX;
+    const struct queue *q = call->queue;
+    /* Streams mostly have something to send just then, and gRPC's locks would be fought over. */
+    bool alone = atomic_load_explicit(&q->n_calls, memory_order_relaxed) <= CALL_DIRECT_MAX &&
+                 atomic_load_explicit(&q->n_streams, memory_order_relaxed) == 0;
     if (alone && call->step == answer_outcome && call_claim(call, CLAIM_ANSWER)) {
         /* The queue's thread may let go of the call before start_batch has returned. */
         grpc_call *grpc = call->grpc;
@@ -238,7 +315,7 @@ static void call_finish_elsewhere(struct call *call)
         call_send_answer(call);
         grpc_call_unref(grpc);
     } else {
-        queue_push(call->queue, call);
+        queue_push(call->queue, &call->finished);
     }
 }
 
@@ -252,12 +329,43 @@ static void on_finish(struct request *request, enum outcome outcome)
         call_finish_elsewhere(call);
 }
 
-void call_submit_payload(struct call *call, enum request_kind kind, struct bytes payload)
+void call_submit_then(struct call *call, enum request_kind kind, struct bytes payload,
+                      call_step step)
 {
     call->request.kind = kind;
     call->request.payload = payload;
-    call->step = answer_outcome;
+    call->step = step;
     call->phase = CALL_SUBMITTED;
+    server_submit(call->server, &call->request);
+}
+
+void call_submit_payload(struct call *call, enum request_kind kind, struct bytes payload)
+{
+    call_submit_then(call, kind, payload, answer_outcome);
+}
+
+static void linger_over(struct call *call)
+{
+    call->request.finish = on_finish;
+    call->phase = CALL_DONE;
+    call->n_events--;
+    call_let_go(call);
+}
+
+static void on_linger_finish(struct request *request, enum outcome outcome)
+{
+    struct call *call = container_of(request, struct call, request);
+    call->step = linger_over;
+    queue_push(call->queue, &call->finished);
+}
+
+void call_linger(struct call *call, enum request_kind kind, struct bytes payload)
+{
+    check(call->phase == CALL_DONE);
+    call->request.kind = kind;
+    call->request.payload = payload;
+    call->request.finish = on_linger_finish;
+    call->n_events++;
     server_submit(call->server, &call->request);
 }
 
@@ -348,18 +456,34 @@ static void on_delivered(struct queue_event *event, bool ok)
     call_resume(call);
 }
 
+size_t call_message_ops(struct call *call, grpc_op *ops, bool flush)
+{
+    /* The headers are not done before they are written, so they must not wait for more. */
+    bool may_wait = !flush && call->headers_sent;
+    grpc_op *op = add_message_ops(call, ops, true);
+    op[-1].flags = may_wait ? GRPC_WRITE_BUFFER_HINT : 0;
+    call->n_events++;
+    return (size_t)(op - ops);
+}
+
 void call_send_message(struct call *call, call_step step)
 {
-    grpc_op ops[2], *op = add_message_ops(call, ops, true);
+    grpc_op ops[CALL_MESSAGE_OPS_MAX];
+    size_t n = call_message_ops(call, ops, true);
     call->step = step;
     call->phase = CALL_SENDS;
-    call->n_events++;
-    check(grpc_call_start_batch(call->grpc, ops, (size_t)(op - ops), &call->delivered, NULL) ==
-          GRPC_CALL_OK);
+    check(grpc_call_start_batch(call->grpc, ops, n, &call->delivered, NULL) == GRPC_CALL_OK);
 }
 
 void call_stay_open(struct call *call)
 {
+    call_wait(call, NULL);
+}
+
+void call_wait(struct call *call, call_step step)
+{
+    call->step = step;
+    call->outcome = OUTCOME_OK;
     call->phase = CALL_OPEN;
     call_watch(call);
     if (call->cancelled || call->queue->stop_seen != QUEUE_RUNS)
@@ -368,7 +492,7 @@ void call_stay_open(struct call *call)
 
 /* ---- the client goes away, the server stops ---- */
 
-static void call_end_early(struct call *call, enum outcome outcome)
+void call_end_early(struct call *call, enum outcome outcome)
 {
     bool mine = call->phase == CALL_OPEN ||
                 (call->phase == CALL_SUBMITTED && server_cancel(call->server, &call->request));
@@ -404,16 +528,24 @@ void call_interrupt(struct call *call, bool cancel)
         call_end_early(call, OUTCOME_STOPPED);
 }
 
+void call_lose_leader(struct call *call)
+{
+    if (call->needs_leader)
+        call_end_early(call, OUTCOME_NO_LEADER);
+}
+
 struct call *call_new(struct queue *q)
 {
     struct call *call = mem_new(struct call);
     call->queue = q;
     call->server = q->server;
+    call->fd = CALL_FD_UNASKED;
     call->request.finish = on_finish;
-    call->woken.run = on_woken;
     call->answered.run = on_answered;
     call->closed.run = on_closed;
     call->delivered.run = on_delivered;
+    queue_entry_init(&call->finished, call, call_resume);
+    queue_entry_init(&call->woken, call, on_wake);
     arena_init(&call->arena);
     grpc_metadata_array_init(&call->metadata);
     return call;

@@ -8,12 +8,12 @@
  *
  * finish() and scan threads bring the call back to its queue's thread, which answers it.
  *
- * A server stream goes on with call_send_message() and ends with call_answer() like all others.
- * Every call is answered exactly once.
+ * A server stream goes on with call_send_message(), a bidirectional one as stream.h says; they end
+ * with call_answer() like all others. Every call is answered exactly once.
  *
  * Thread: everything on the thread of the call's queue, except where it says otherwise. Between
  * call_submit() (or a job on the scan pool) and its resumption nothing but call_interrupt() and
- * call_watch() touches the call.
+ * call_watch() touches the call, and call_wake() may come at any time.
  */
 #pragma once
 
@@ -30,6 +30,8 @@ enum {
     CALL_RESPONSE_COPY_MAX = 1024,   /* longer responses are handed to gRPC without copying */
     CALL_UNSENT_BYTES_MAX = 1 << 30, /* with more that clients have not read, none is added */
     CALL_TEXT_BYTES_MAX = 160,
+    CALL_FD_UNASKED = -2,
+    CALL_MESSAGE_OPS_MAX = 2,
     CALL_DIRECT_MAX = 2, /* no more calls alive: the finishing thread answers itself */
 };
 
@@ -55,6 +57,8 @@ typedef void (*call_step)(struct call *call);
 typedef enum outcome (*call_read_fn)(struct server *server, const void *request,
                                      struct buf *response);
 
+struct stream;
+
 struct call {
     struct request request; /* what the server sees; request.response is the message to be sent */
     struct queue *queue;
@@ -70,8 +74,11 @@ struct call {
     void (*work)(struct call *call); /* on a scan thread */
     void *state;                     /* the handler's own, freed by cleanup() when the call ends */
     void (*cleanup)(struct call *call);
-    bool last;      /* streams: the message is the last one */
-    bool cancelled; /* the client went away */
+    struct stream *stream; /* bidirectional streams only */
+    bool last;             /* streams: the message is the last one */
+    bool cancelled;        /* the client went away */
+    bool needs_leader;     /* a stream that ends when there is no leader for long */
+    bool late;             /* it came after its deadline */
 
     /* Of the transport. */
     grpc_call *grpc;
@@ -80,15 +87,20 @@ struct call {
     grpc_byte_buffer *sent;
     struct bytes payload;
     bool headers_sent;
+    bool collected;    /* by queue_answer() */
+    int fd;            /* of its connection, for corks; -1: not known, CALL_FD_UNASKED */
     bool counted;      /* in the metrics */
     atomic_int claim;  /* enum call_claim: who may ask gRPC for the end of the call */
     int is_cancelled;  /* written by gRPC */
     unsigned n_events; /* events to come: answered, closed, delivered */
     struct status status;
     uint64_t arrived_ns;
-    struct queue_event woken, answered, closed, delivered;
-    struct list link; /* the queue's calls */
-    struct call *inbox_next;
+    struct queue_event answered, closed, delivered;
+    struct queue_entry finished, woken;
+    atomic_bool waking; /* woken is in the inbox */
+    bool awaited;       /* a wake comes for certain */
+    struct list link;   /* the queue's calls */
+    struct call *next_spare;
 };
 
 /* ---- for handlers ---- */
@@ -101,6 +113,14 @@ void call_answer_status(struct call *call, enum status_code code, const char *te
 void call_submit(struct call *call, enum request_kind kind);
 /* The same with a payload of the handler's own, which must live as long as the call (its arena). */
 void call_submit_payload(struct call *call, enum request_kind kind, struct bytes payload);
+/* The same, but takes the step with the result instead of answering. */
+void call_submit_then(struct call *call, enum request_kind kind, struct bytes payload,
+                      call_step step);
+
+/* From cleanup(): one more request, whose result nobody hears of. The call, answered already, is
+ * kept until it is finished, and so is a server that stops. The payload lives in the call's arena.
+ */
+void call_linger(struct call *call, enum request_kind kind, struct bytes payload);
 
 /* A request that goes to the server by another way, which submit() knows; it is finished and
  * answered as others are. */
@@ -123,14 +143,39 @@ void call_send_message(struct call *call, call_step step);
 /* Streams that stay open: takes no step, but ends with OUTCOME_CANCELED or OUTCOME_STOPPED when
  * client or server ends it. */
 void call_stay_open(struct call *call);
+/* The same, but call_wake() lets it take the step. A wake that came while the call did something
+ * else is lost: look at what it stands for before waiting. */
+void call_wait(struct call *call, call_step step);
+/* Any thread, also from inside other functions of the call: wakes a call that waits; several at
+ * once count as one. Not once cleanup() has returned. */
+void call_wake(struct call *call);
+/* The next wake is certain to come, and whoever makes it uses the call's state until then: it lives
+ * at least as long. */
+void call_await_wake(struct call *call);
 
-/* ---- for queue.c and grpc.c ---- */
+/* ---- for queue.c, grpc.c and stream.c ---- */
 
 struct call *call_new(struct queue *q);
 struct call *call_free(struct call *call);
 /* grpc, metadata and received are set. */
-void call_start(struct call *call, const struct method *method, size_t message_bytes_max);
-void call_resume(struct call *call);
-void call_send_answer(struct call *call);
+void call_start(struct call *call, const struct method *method);
+/* The message in call->received becomes call->message. False: the call is answered. */
+bool call_decode(struct call *call);
+/* Sends what queue_answer() collected it for: the answer, or a stream's next message. */
+void call_send(struct call *call);
+int call_socket(struct call *call); /* -1: not known */
+/* Instead of request.response: a message in pieces, whose references it takes. */
+void call_set_message(struct call *call, grpc_slice *pieces, size_t n);
+/* What a batch with request.response as its message consists of; counts the event to come. Without
+ * flush gRPC may wait for the next message with its write. */
+size_t call_message_ops(struct call *call, grpc_op *ops, bool flush);
 void call_watch(struct call *call);
 void call_interrupt(struct call *call, bool cancel);
+/* For a stream that needs one: there has been no leader for long. */
+void call_lose_leader(struct call *call);
+/* Empties the arena, and gives back what is too much to be kept. */
+void call_trim(struct call *call);
+/* Ends a call that waits; others end themselves. */
+void call_end_early(struct call *call, enum outcome outcome);
+/* Reuses the object if nothing holds it any more. */
+void call_let_go(struct call *call);

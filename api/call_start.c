@@ -2,7 +2,7 @@
 /*
  * The beginning of a call, up to its handler: the message in one piece, decoded; the metadata; the
  * row's validation. The order is etcd's: a message that doesn't parse is refused before anything
- * else looks at the call.
+ * else looks at the call. The messages of a bidirectional stream come later, one by one.
  *
  * Thread: the call's queue. Invariant: a call that is refused here has been answered.
  */
@@ -77,8 +77,8 @@ static void header_read(struct bytes key, struct bytes value, struct call_header
 
 static enum outcome call_check_learner(const struct call *call)
 {
-    bool refuse = server_is_learner(call->server) &&
-                  !method_serves_learner(call->method, call->message);
+    bool refuse =
+        server_is_learner(call->server) && !method_serves_learner(call->method, call->message);
     return refuse ? OUTCOME_LEARNER_UNSUPPORTED : OUTCOME_OK;
 }
 
@@ -99,9 +99,8 @@ static enum outcome call_read_headers(struct call *call)
     call->request.credentials = (struct credentials){.token = token};
     if (!bytes_equal(h.leader, BYTES_LIT("true")))
         return OUTCOME_OK;
-    struct server_info info;
-    server_info(call->server, &info);
-    return info.leader_id ? OUTCOME_OK : OUTCOME_NO_LEADER;
+    call->needs_leader = call->method->type != METHOD_UNARY;
+    return server_has_leader(call->server) ? OUTCOME_OK : OUTCOME_NO_LEADER;
 }
 
 static void call_refuse(struct call *call, enum status_code code, const char *format, ...)
@@ -129,29 +128,31 @@ static void call_refuse_empty(struct call *call)
                            "non-client-streaming RPC");
 }
 
-/* True: the message is there. Otherwise the call is answered. */
-static bool call_decode(struct call *call, size_t message_bytes_max)
+bool call_decode(struct call *call)
 {
     bool unary = call->method->type == METHOD_UNARY;
     void *message;
-    if (call->payload.len > message_bytes_max) {
+    call->payload = call_payload(call);
+    size_t len = call->payload.len, len_max = call->queue->message_bytes_max;
+    metric_add(&grpc_metrics_received_bytes, len);
+    if (len > len_max) {
         call_refuse(call, STATUS_RESOURCE_EXHAUSTED,
-                    "grpc: received message larger than max (%zu vs. %zu)", call->payload.len,
-                    message_bytes_max);
+                    "grpc: received message larger than max (%zu vs. %zu)", len, len_max);
         return false;
     }
-    size_t len = call->payload.len;
     int r = decode_message(call->method->request, &call->payload, &call->arena, &message);
     call->request.stripped_bytes = len - call->payload.len;
-    if (r == 0)
+    if (r == 0) {
         call->message = message;
-    else if (r == DECODE_E_DEPTH)
+        metric_add(&method_metrics_of(call->method)->received, 1);
+    } else if (r == DECODE_E_DEPTH) {
         call_answer(call, OUTCOME_TOO_MANY_OPS); /* only transactions nest */
-    else
+    } else {
         call_refuse(call, STATUS_INTERNAL, "grpc: %s: %s",
                     unary ? "error unmarshalling request"
                           : "failed to unmarshal the received message",
                     decode_error_text(r));
+    }
     return r == 0;
 }
 
@@ -163,7 +164,18 @@ static void call_count_start(struct call *call)
     metric_add(&method_metrics_of(call->method)->started, 1);
 }
 
-void call_start(struct call *call, const struct method *method, size_t message_bytes_max)
+/* False: the call is answered. A bidirectional stream begins without a message. */
+static bool call_read_message(struct call *call)
+{
+    if (call->method->type == METHOD_BIDI_STREAM)
+        return true;
+    if (call->received)
+        return call_decode(call);
+    call_refuse_empty(call);
+    return false;
+}
+
+void call_start(struct call *call, const struct method *method)
 {
     call->method = method;
     call->arrived_ns = clock_mono_ns();
@@ -174,8 +186,8 @@ void call_start(struct call *call, const struct method *method, size_t message_b
     if (method->type != METHOD_UNARY || !method->run)
         call_count_start(call);
     if (!method->run) {
-        enum outcome refused = server_is_learner(call->server) ? OUTCOME_LEARNER_UNSUPPORTED
-                                                               : call_read_headers(call);
+        enum outcome refused =
+            server_is_learner(call->server) ? OUTCOME_LEARNER_UNSUPPORTED : call_read_headers(call);
         call_answer(call, refused ? refused : OUTCOME_UNIMPLEMENTED);
         return;
     }
@@ -183,22 +195,20 @@ void call_start(struct call *call, const struct method *method, size_t message_b
         call_answer(call, OUTCOME_TOO_MANY_REQUESTS);
         return;
     }
-    if (!call->received) {
-        call_refuse_empty(call);
-        return;
-    }
-    call->payload = call_payload(call);
-    metric_add(&grpc_metrics_received_bytes, call->payload.len);
-    if (!call_decode(call, message_bytes_max))
+    if (!call_read_message(call))
         return;
     if (method->type == METHOD_UNARY)
         call_count_start(call);
-    metric_add(&method_metrics_of(method)->received, 1);
     enum outcome outcome = call_check_learner(call);
     if (!outcome)
         outcome = call_read_headers(call);
     if (!outcome && method->validate)
         outcome = method->validate(call->server, call->message);
+    /* The others that were open have been ended, and nobody comes for this one. */
+    if (!outcome && method->type == METHOD_BIDI_STREAM && call->queue->stop_seen != QUEUE_RUNS)
+        outcome = OUTCOME_STOPPED;
+    if (!outcome && call->late)
+        outcome = OUTCOME_DEADLINE;
     if (outcome)
         call_answer(call, outcome);
     else

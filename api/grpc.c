@@ -57,7 +57,7 @@ struct slot {
     const struct method *method; /* NULL: a path not in the table */
     void *registered;
     grpc_call *call;
-    gpr_timespec deadline; /* not used: it is the client's to notice, see args_build() */
+    gpr_timespec deadline; /* looked at once, when the call comes */
     grpc_metadata_array metadata;
     grpc_byte_buffer *payload;
     grpc_call_details details; /* unknown paths only */
@@ -103,6 +103,12 @@ static void stop_progress(void *arg)
 
 /* ---- arrival ---- */
 
+/* Does a call come together with its (first) message? A bidirectional stream begins before. */
+static bool method_reads_first(const struct method *method)
+{
+    return method->run && method->type != METHOD_BIDI_STREAM;
+}
+
 static void slot_return(struct slot *slot)
 {
     atomic_fetch_add(&slot->side->n_returned, 1);
@@ -121,17 +127,24 @@ static void slot_request(struct slot *slot)
     if (slot->method)
         e = grpc_server_request_registered_call(
             g->grpc, slot->registered, &slot->call, &slot->deadline, &slot->metadata,
-            slot->method->run ? &slot->payload : NULL, cq, cq, &slot->event);
+            method_reads_first(slot->method) ? &slot->payload : NULL, cq, cq, &slot->event);
     else
         e = grpc_server_request_call(g->grpc, &slot->call, &slot->details, &slot->metadata, cq, cq,
                                      &slot->event);
     check(e == GRPC_CALL_OK);
 }
 
+/* The client has given up already, so nothing is begun for it. What is begun is not ended because
+ * of its deadline, see args_build(). */
+static bool is_late(gpr_timespec deadline)
+{
+    return deadline.tv_sec != INT64_MAX &&
+           gpr_time_cmp(deadline, gpr_now(deadline.clock_type)) <= 0;
+}
+
 static void on_call(struct queue_event *event, bool ok)
 {
     struct slot *slot = container_of(event, struct slot, event);
-    struct grpc_side *g = slot->side;
     if (!ok) {
         slot_return(slot);
         return;
@@ -144,8 +157,9 @@ static void on_call(struct queue_event *event, bool ok)
     spare.count = 0;
     slot->metadata = spare;
     slot->payload = NULL;
+    call->late = is_late(slot->deadline);
     slot_request(slot);
-    call_start(call, slot->method, g->message_bytes_max);
+    call_start(call, slot->method);
 }
 
 /* The text of an answer to a path that is not in the table. */
@@ -318,7 +332,8 @@ static void slots_make(struct grpc_side *g)
     g->slots = mem_alloc(n * g->n_queues * sizeof(struct slot));
     for (size_t m = 0; m < METHOD_COUNT; m++) {
         grpc_server_register_method_payload_handling handling =
-            methods[m].run ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER : GRPC_SRM_PAYLOAD_NONE;
+            method_reads_first(&methods[m]) ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER
+                                            : GRPC_SRM_PAYLOAD_NONE;
         void *registered = grpc_server_register_method(g->grpc, methods[m].path, NULL, handling, 0);
         check(registered);
         for (size_t i = 0; i < slots_per_queue(g, &methods[m]) * g->n_queues; i++)
@@ -353,6 +368,8 @@ static void grpc_side_init(struct grpc_side *g, struct server *server, const str
     g->n_queues = queue_count();
     for (size_t i = 0; i < g->n_queues; i++) {
         g->queues[i] = queue_new(server, g->cork);
+        g->queues[i]->message_bytes_max = g->message_bytes_max;
+        g->queues[i]->election_ms = config->election_timeout_ms;
         g->queues[i]->idle = stop_progress;
         g->queues[i]->idle_arg = g;
     }

@@ -27,6 +27,18 @@ void lease_grant_call(struct call *call);
 void lease_revoke_call(struct call *call);
 void lease_time_to_live_call(struct call *call);
 void lease_leases_call(struct call *call);
+void lease_keep_alive_call(struct call *call);
+
+void watch_call(struct call *call);
+
+void lock_lock(struct call *call);
+void lock_unlock(struct call *call);
+
+void election_campaign(struct call *call);
+void election_proclaim(struct call *call);
+void election_leader(struct call *call);
+void election_observe(struct call *call);
+void election_resign(struct call *call);
 
 void cluster_member_add(struct call *call);
 void cluster_member_remove(struct call *call);

@@ -68,6 +68,7 @@ static void url_try(struct fetch *k, const struct url *url)
 {
     const struct transport_fetch *f = k->f;
     bool is_get = strcmp(f->method, "GET") == 0;
+    uint64_t bytes_max = f->answer_bytes_max ? f->answer_bytes_max : TRANSPORT_ANSWER_BYTES_MAX;
     struct peer_request request = {.method = f->method,
                                    .path = bytes_str(f->path),
                                    .content_type = f->content_type,
@@ -82,7 +83,7 @@ static void url_try(struct fetch *k, const struct url *url)
                                                 .body = f->body,
                                                 .dial_ms = f->timeout_ms,
                                                 .answer_ms = f->timeout_ms,
-                                                .answer_bytes_max = TRANSPORT_ANSWER_BYTES_MAX,
+                                                .answer_bytes_max = bytes_max,
                                                 .reuse = true,
                                                 /* A change may have been made at the first time. */
                                                 .repeat = is_get});

@@ -3,7 +3,7 @@
  * What the peer port answers: etcd 3.7.1's paths, in its order of checks, with its codes and texts.
  *
  * /raft/stream/... and /raft/snapshot take the connection away from here; what the server is asked
- * and answers later is in peer_ask.c.
+ * and answers later is in peer_ask.c and peer_lease.c.
  *
  * Thread: the loop.
  */
@@ -15,8 +15,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/lease_wire.h"
 
-enum { SMALL_BODY_BYTES_MAX = 64 << 10, LEASE_BODY_BYTES_MAX = 64 << 10 };
+enum { SMALL_BODY_BYTES_MAX = 64 << 10 };
 
 #define STREAM_PREFIX "/raft/stream/"
 
@@ -239,13 +240,6 @@ static enum peer_step members_finish(struct peer_serve *s)
     return peer_serve_json(s, &body, true);
 }
 
-/* ---- what the server does not offer yet ---- */
-
-static enum peer_step lease_finish(struct peer_serve *s)
-{
-    return peer_serve_error(s, 501, "leases are not implemented\n");
-}
-
 /* ---- the table ---- */
 
 static const struct peer_endpoint endpoints[] = {
@@ -279,18 +273,22 @@ static const struct peer_endpoint endpoints[] = {
      .body_bytes_max = SMALL_BODY_BYTES_MAX,
      .finish = peer_ask_promote_finish,
      .resume = peer_ask_promote_resume},
-    {.path = "/leases",
+    {.path = LEASE_WIRE_RENEW_PATH,
      .method = "POST",
      .no_allow = true,
-     .body_bytes_max = LEASE_BODY_BYTES_MAX,
+     .body_bytes_max = LEASE_WIRE_REQUEST_BYTES_MAX,
      .body_error = "error reading body\n",
-     .finish = lease_finish},
-    {.path = "/leases/internal",
+     .says_too_large = true,
+     .finish = peer_lease_renew_finish,
+     .resume = peer_lease_renew_resume},
+    {.path = LEASE_WIRE_LEFT_PATH,
      .method = "POST",
      .no_allow = true,
-     .body_bytes_max = LEASE_BODY_BYTES_MAX,
+     .body_bytes_max = LEASE_WIRE_REQUEST_BYTES_MAX,
      .body_error = "error reading body\n",
-     .finish = lease_finish},
+     .says_too_large = true,
+     .finish = peer_lease_left_finish,
+     .resume = peer_lease_left_resume},
     {.path = "/downgrade/enabled",
      .method = "GET",
      .body_bytes_max = SMALL_BODY_BYTES_MAX,
@@ -326,7 +324,7 @@ enum peer_step peer_route_head(struct peer_serve *s)
 
 enum peer_step peer_route_body_too_long(struct peer_serve *s)
 {
-    if (s->endpoint->finish == lease_finish)
+    if (s->endpoint->says_too_large)
         return peer_serve_error(s, 413, "request body too large\n");
     return peer_serve_error(s, 400,
                             s->endpoint->body_error ? s->endpoint->body_error

@@ -40,6 +40,7 @@ struct peer_endpoint {
     bool no_allow;      /* the refusal of another method does not name this one */
     size_t body_bytes_max;
     const char *body_error; /* what is answered to a body that does not come */
+    bool says_too_large;    /* to one that is too long: 413 */
     enum peer_step (*head)(struct peer_serve *s);   /* NULL: PEER_STEP_BODY */
     enum peer_step (*finish)(struct peer_serve *s); /* the body is in body_bytes */
     void (*resume)(struct peer_serve *s);           /* answers after PEER_STEP_WAIT */
@@ -94,6 +95,12 @@ enum peer_step peer_ask_downgrade_finish(struct peer_serve *s);
 void peer_ask_downgrade_resume(struct peer_serve *s);
 enum peer_step peer_ask_promote_finish(struct peer_serve *s);
 void peer_ask_promote_resume(struct peer_serve *s);
+
+/* In peer_lease.c. */
+enum peer_step peer_lease_renew_finish(struct peer_serve *s);
+void peer_lease_renew_resume(struct peer_serve *s);
+enum peer_step peer_lease_left_finish(struct peer_serve *s);
+void peer_lease_left_resume(struct peer_serve *s);
 
 /* For the endpoints. */
 void peer_serve_resume(struct peer_serve *s); /* any thread: the server has answered */

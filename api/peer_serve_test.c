@@ -497,21 +497,63 @@ static void promotions_are_the_servers(void **state)
     assert_true(n->server.promoted == 7);
 }
 
-static void what_is_not_offered_yet_says_so(void **state)
+#define PLAIN_ANSWER(head, length, text)                                                           \
+    "HTTP/1.1 " head "\r\n" PLAIN "Content-Length: " length "\r\n\r\n" text "\n"
+
+static void ask_lease(struct node *n, enum outcome outcome, const char *path, struct bytes body,
+                      const char *want)
 {
+    n->server.read_outcome = outcome;
+    post(n, path, body, want);
+}
+
+static void leases_are_the_servers(void **state)
+{
+    static const char renew[] = "/leases HTTP/1.1\r\nHost: x\r\n";
+    static const char left[] = "/leases/internal HTTP/1.1\r\nHost: x\r\n";
+    const struct bytes id = BYTES_LIT("\x08\x07"), question = BYTES_LIT("\x0a\4\x08\x09\x10\1");
     struct node *n = *state;
 
     ask(n, "GET /leases HTTP/1.1\r\nHost: x\r\n\r\n",
-        "HTTP/1.1 405 Method Not Allowed\r\n" PLAIN
-        "Content-Length: 19\r\n\r\nMethod Not Allowed\n");
-    post(n, "/leases HTTP/1.1\r\nHost: x\r\n", BYTES_LIT("\x08\x01"),
-         "HTTP/1.1 501 Not Implemented\r\n" PLAIN
-         "Content-Length: 27\r\n\r\nleases are not implemented\n");
-    _cleanup_(buf_deinit) struct buf big = BUF_NULL;
+        PLAIN_ANSWER("405 Method Not Allowed", "19", "Method Not Allowed"));
+    ask_lease(n, OUTCOME_OK, renew, id,
+              "HTTP/1.1 200 OK\r\nContent-Type: application/protobuf\r\n"
+              "Content-Length: 7\r\n\r\nrenewed");
+    assert_int_equal(n->server.lease, 7);
+    ask_lease(n, OUTCOME_OK, left, question,
+              "HTTP/1.1 200 OK\r\nContent-Type: application/protobuf\r\n"
+              "Content-Length: 4\r\n\r\nleft");
+    assert_int_equal(n->server.lease, 9);
+    assert_true(n->server.lease_keys);
+    ask_lease(n, OUTCOME_LEASE_NOT_FOUND, renew, id,
+              PLAIN_ANSWER("404 Not Found", "16", "lease not found"));
+    ask_lease(n, OUTCOME_NOT_PRIMARY, renew, id,
+              PLAIN_ANSWER("400 Bad Request", "21", "not a primary lessor"));
+    ask_lease(n, OUTCOME_NOT_PRIMARY, left, question,
+              PLAIN_ANSWER("500 Internal Server Error", "21", "not a primary lessor"));
+    ask_lease(n, OUTCOME_TIMEOUT_WAIT_APPLIED, left, question,
+              PLAIN_ANSWER("408 Request Timeout", "61",
+                           "waiting for node to catch up its applied index has timed out"));
+}
+
+static void questions_about_leases_that_are_none(void **state)
+{
+    static const char renew[] = "/leases HTTP/1.1\r\nHost: x\r\n";
+    static const char left[] = "/leases/internal HTTP/1.1\r\nHost: x\r\n";
+    static const char refused[] =
+        PLAIN_ANSWER("400 Bad Request", "28", "error unmarshalling request");
+    struct node *n = *state;
+    struct buf big = BUF_NULL;
+
+    post(n, renew, BYTES_LIT("\x08"), refused);
+    post(n, left, BYTES_LIT("\x0a\x02\x08"), refused);
+    post(n, left, BYTES_LIT(""), refused);
     buf_append_zero(&big, 70000);
-    post(n, "/leases HTTP/1.1\r\nHost: x\r\n", buf_bytes(&big),
+    post(n, renew, buf_bytes(&big),
          "HTTP/1.1 413 Request Entity Too Large\r\n" PLAIN
          "Content-Length: 23\r\nConnection: close\r\n\r\nrequest body too large\n");
+    buf_deinit(&big);
+    assert_int_equal(n->server.lease, 0);
 }
 
 /* ---- connections ---- */
@@ -676,7 +718,8 @@ int main(void)
         TEST(downgrade_waits_for_a_read_index),
         TEST(who_leaves_while_the_server_is_asked_is_forgotten),
         TEST(promotions_are_the_servers),
-        TEST(what_is_not_offered_yet_says_so),
+        TEST(leases_are_the_servers),
+        TEST(questions_about_leases_that_are_none),
         TEST(requests_follow_each_other_on_one_connection),
         TEST(a_request_that_comes_byte_by_byte),
         TEST(what_is_no_http_is_told_so),

@@ -451,7 +451,13 @@ static void requests_try_one_url_after_the_other(void **state)
     f.body = BYTES_LIT("\x08\x01");
     f.content_type = "application/protobuf";
     transport_fetch_wait(&a->peer->transport, &f);
-    assert_int_equal(f.status, 501);
+    assert_int_equal(f.status, 200);
+    assert_true(bytes_equal(buf_bytes(&f.answer), BYTES_LIT("renewed")));
+    assert_int_equal(b->server.lease, 1);
+    buf_deinit(&f.answer);
+    f.answer_bytes_max = 6;
+    transport_fetch_wait(&a->peer->transport, &f);
+    assert_int_equal(f.status, 0); /* too long an answer is none */
     buf_deinit(&f.answer);
     free(url);
     free(other_url);

@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "server/lessor.h"
 #include "server/scan.h"
 #include "storage/test_dir.h"
 
@@ -64,6 +65,8 @@ struct server {
     struct request *held;
     enum outcome read_outcome;
     uint64_t promoted;
+    int64_t lease;
+    bool lease_keys;
     bool downgrades;
     enum outcome hash_outcome;
     int64_t hash_revision;
@@ -227,6 +230,22 @@ void server_promote_member(struct server *s, struct request *request, uint64_t m
 {
     s->promoted = member_id;
     buf_append_bytes(&request->response, request->credentials.token);
+    server_read_index(s, request);
+}
+
+void server_peer_lease_renew(struct server *s, struct request *request, int64_t id)
+{
+    s->lease = id;
+    buf_append_str(&request->response, "renewed");
+    server_read_index(s, request);
+}
+
+void server_peer_lease_time_to_live(struct server *s, struct request *request, int64_t id,
+                                    bool keys)
+{
+    s->lease = id;
+    s->lease_keys = keys;
+    buf_append_str(&request->response, "left");
     server_read_index(s, request);
 }
 

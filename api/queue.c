@@ -10,13 +10,14 @@
  * inbox back to "asleep" in the same exchange that takes its contents.
  *
  * A call that lives longer than a sweep or two starts to watch for its client going away
- * (call_watch()); the many short ones save that.
+ * (call_watch()); the many short ones save that. Streams have a way of their own (stream.c).
  *
  * Thread: as queue.h says. Invariants:
  *  1. The inbox is not NULL exactly while one wake event is under way.
- *  2. A call in the inbox, or on its way as the wake event, is touched by nobody until the queue's
- *     thread resumes it.
- *  3. A foreign thread that makes gRPC post an event says queue_publish() first; the queue's thread
+ *  2. An entry in the inbox, or on its way as the wake event, is touched by nobody until the
+ *     queue's thread takes it.
+ *  3. A call is among the answers at most once (call->collected).
+ *  4. A foreign thread that makes gRPC post an event says queue_publish() first; the queue's thread
  *     reads the counter after each event. gRPC promises nothing about memory order.
  */
 #include "api/queue.h"
@@ -37,14 +38,14 @@ bool queue_is_current(const struct queue *q)
 
 /* ---- other threads ---- */
 
-#define QUEUE_AWAKE ((struct call *)1)
+#define QUEUE_AWAKE ((struct queue_entry *)1)
 
-void queue_push(struct queue *q, struct call *call)
+void queue_push(struct queue *q, struct queue_entry *entry)
 {
-    struct call *first = atomic_load_explicit(&q->inbox, memory_order_relaxed);
+    struct queue_entry *first = atomic_load_explicit(&q->inbox, memory_order_relaxed);
     for (;;) {
-        struct call *next = first ? call : QUEUE_AWAKE;
-        call->inbox_next = first;
+        struct queue_entry *next = first ? entry : QUEUE_AWAKE;
+        entry->next = first;
         if (atomic_compare_exchange_weak_explicit(&q->inbox, &first, next, memory_order_acq_rel,
                                                   memory_order_relaxed))
             break;
@@ -53,10 +54,10 @@ void queue_push(struct queue *q, struct call *call)
         return;
     /* The queue's thread may take the event, answer the call and let go of it before start_batch
      * has returned. */
-    grpc_call *grpc = call->grpc;
+    grpc_call *grpc = entry->call->grpc;
     grpc_call_ref(grpc);
     queue_publish(q);
-    check(grpc_call_start_batch(grpc, NULL, 0, &call->woken, NULL) == GRPC_CALL_OK);
+    check(grpc_call_start_batch(grpc, NULL, 0, &entry->event, NULL) == GRPC_CALL_OK);
     grpc_call_unref(grpc);
 }
 
@@ -67,24 +68,31 @@ void queue_set_stop(struct queue *q, enum queue_stop stop)
 
 /* ---- the queue's thread ---- */
 
-/* The event of the call that woke the queue has come: go on with it and with all that came after
+/* The event of the entry that woke the queue has come: go on with it and with all that came after
  * it. */
-void queue_drain(struct queue *q, struct call *woken)
+static void on_woken(struct queue_event *event, bool ok)
 {
-    struct call *call = atomic_exchange_explicit(&q->inbox, NULL, memory_order_acq_rel);
-    struct call *first = NULL;
-    while (call != QUEUE_AWAKE) {
-        struct call *next = call->inbox_next;
-        call->inbox_next = first;
-        first = call;
-        call = next;
+    struct queue_entry *woken = container_of(event, struct queue_entry, event);
+    struct queue *q = woken->call->queue;
+    struct queue_entry *entry = atomic_exchange_explicit(&q->inbox, NULL, memory_order_acq_rel);
+    struct queue_entry *first = NULL;
+    while (entry != QUEUE_AWAKE) {
+        struct queue_entry *next = entry->next;
+        entry->next = first;
+        first = entry;
+        entry = next;
     }
-    call_resume(woken);
+    woken->go_on(woken->call);
     while (first) {
-        call = first;
-        first = call->inbox_next;
-        call_resume(call);
+        entry = first;
+        first = entry->next;
+        entry->go_on(entry->call);
     }
+}
+
+void queue_entry_init(struct queue_entry *entry, struct call *call, void (*go_on)(struct call *))
+{
+    *entry = (struct queue_entry){.event.run = on_woken, .call = call, .go_on = go_on};
 }
 
 static void queue_check_stop(struct queue *q)
@@ -101,7 +109,7 @@ struct call *queue_take_call(struct queue *q)
 {
     struct call *call = q->spare;
     if (call) {
-        q->spare = call->inbox_next;
+        q->spare = call->next_spare;
         q->n_spare--;
     } else {
         call = call_new(q);
@@ -116,7 +124,7 @@ void queue_give_call(struct queue *q, struct call *call)
 {
     list_remove(&call->link);
     if (q->n_spare < QUEUE_SPARE_MAX) {
-        call->inbox_next = q->spare;
+        call->next_spare = q->spare;
         q->spare = call;
         q->n_spare++;
     } else {
@@ -128,6 +136,12 @@ void queue_give_call(struct queue *q, struct call *call)
         q->idle(q->idle_arg);
 }
 
+void queue_count_streams(struct queue *q, int more)
+{
+    size_t n = atomic_load_explicit(&q->n_streams, memory_order_relaxed) + (size_t)more;
+    atomic_store_explicit(&q->n_streams, n, memory_order_relaxed);
+}
+
 /* Sends the answers, in groups of one connection each. */
 static void queue_flush(struct queue *q)
 {
@@ -136,15 +150,12 @@ static void queue_flush(struct queue *q)
     memcpy(answers, q->answers, n * sizeof(answers[0]));
     q->n_answers = 0;
     if (n == 1) {
-        call_send_answer(answers[0]);
+        call_send(answers[0]);
         return;
     }
     int fds[QUEUE_ANSWERS_MAX];
-    for (size_t i = 0; i < n; i++) {
-        char *peer = grpc_call_get_peer(answers[i]->grpc);
-        fds[i] = cork_find(q->cork, peer);
-        gpr_free(peer);
-    }
+    for (size_t i = 0; i < n; i++)
+        fds[i] = call_socket(answers[i]);
     for (size_t i = 0; i < n; i++) {
         if (!answers[i])
             continue;
@@ -154,10 +165,10 @@ static void queue_flush(struct queue *q)
         bool held = more < n;
         if (held)
             cork_hold(fds[i]);
-        call_send_answer(answers[i]);
+        call_send(answers[i]);
         for (; more < n; more++) {
             if (answers[more] && fds[more] == fds[i]) {
-                call_send_answer(answers[more]);
+                call_send(answers[more]);
                 answers[more] = NULL;
             }
         }
@@ -168,9 +179,26 @@ static void queue_flush(struct queue *q)
 
 void queue_answer(struct queue *q, struct call *call)
 {
+    if (call->collected)
+        return;
+    call->collected = true;
     q->answers[q->n_answers++] = call;
     if (q->n_answers == QUEUE_ANSWERS_MAX)
         queue_flush(q);
+}
+
+/* As etcd does: a stream that is open costs much to open again, so it ends only when there has been
+ * no leader for three election timeouts. */
+static void queue_check_leader(struct queue *q, uint64_t now_ms)
+{
+    if (now_ms < q->leader_ms)
+        return;
+    q->leader_ms = now_ms + q->election_ms;
+    q->n_no_leader = server_has_leader(q->server) ? 0 : q->n_no_leader + 1;
+    if (q->n_no_leader < QUEUE_NO_LEADER_MAX)
+        return;
+    list_for_each_safe (it, next, &q->calls)
+        call_lose_leader(container_of(it, struct call, link));
 }
 
 static void queue_sweep(struct queue *q, uint64_t now_ms)
@@ -178,27 +206,58 @@ static void queue_sweep(struct queue *q, uint64_t now_ms)
     if (now_ms < q->sweep_ms)
         return;
     q->sweep_ms = now_ms + QUEUE_SWEEP_MS;
+    q->sweep_at = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                               gpr_time_from_millis(QUEUE_SWEEP_MS, GPR_TIMESPAN));
+    queue_check_leader(q, now_ms);
     list_for_each_safe (it, next, &q->calls) {
         struct call *call = container_of(it, struct call, link);
         if (call->arrived_ns / 1000000 + QUEUE_SWEEP_MS > now_ms)
             break;
-        call_watch(call);
+        if (!call->stream)
+            call_watch(call);
     }
 }
 
 /* When to come back from sleep at the latest. */
 static gpr_timespec queue_deadline(struct queue *q)
 {
-    if (q->n_answers) {
-        /* With no other call alive there is nothing to collect. */
-        if (q->n_answers < atomic_load_explicit(&q->n_calls, memory_order_relaxed))
-            return gpr_time_0(GPR_CLOCK_MONOTONIC);
+    /* With no other call alive there is nothing to collect. */
+    if (q->n_answers && q->n_answers >= atomic_load_explicit(&q->n_calls, memory_order_relaxed))
         queue_flush(q);
-    }
+    /* Sending may end streams, and take an event out of gRPC. */
+    if (q->n_answers || q->deferred)
+        return gpr_time_0(GPR_CLOCK_MONOTONIC);
     if (list_empty(&q->calls))
         return gpr_inf_future(GPR_CLOCK_MONOTONIC);
-    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                        gpr_time_from_millis(QUEUE_SWEEP_MS, GPR_TIMESPAN));
+    return q->sweep_at;
+}
+
+/* gRPC keeps the first event that this thread makes for us, instead of putting it into the queue;
+ * mostly it is that of the batch. Another one is run when this has returned to queue_run(). */
+bool queue_try_batch(struct queue *q, grpc_call *grpc, const grpc_op *ops, size_t n_ops,
+                     struct queue_event *event)
+{
+    void *tag;
+    int ok;
+    if (!q->deferred)
+        grpc_completion_queue_thread_local_cache_init(q->cq);
+    check(grpc_call_start_batch(grpc, ops, n_ops, event, NULL) == GRPC_CALL_OK);
+    if (q->deferred || !grpc_completion_queue_thread_local_cache_flush(q->cq, &tag, &ok))
+        return false;
+    if (tag == event && ok)
+        return true;
+    q->deferred = tag;
+    q->deferred_ok = ok != 0;
+    return false;
+}
+
+static void queue_run_deferred(struct queue *q)
+{
+    while (q->deferred) {
+        struct queue_event *event = q->deferred;
+        q->deferred = NULL;
+        event->run(event, q->deferred_ok);
+    }
 }
 
 static void *queue_run(void *arg)
@@ -216,6 +275,7 @@ static void *queue_run(void *arg)
         } else if (q->n_answers) {
             queue_flush(q);
         }
+        queue_run_deferred(q);
         queue_check_stop(q);
         /* Events may come without a pause, so not only a time-out makes it look at the clock, but
          * also not each event. */
@@ -234,6 +294,7 @@ struct queue *queue_new(struct server *server, struct cork *cork)
     q->server = server;
     q->cork = cork;
     q->cq = grpc_completion_queue_create_for_next(NULL);
+    q->sweep_at = gpr_time_0(GPR_CLOCK_MONOTONIC);
     list_init(&q->calls);
     return q;
 }
@@ -257,7 +318,7 @@ struct queue *queue_free(struct queue *q)
     check(list_empty(&q->calls) && !atomic_load(&q->inbox));
     while (q->spare) {
         struct call *call = q->spare;
-        q->spare = call->inbox_next;
+        q->spare = call->next_spare;
         call_free(call);
     }
     grpc_completion_queue_destroy(q->cq);

@@ -46,6 +46,7 @@ static const struct status statuses[OUTCOME_COUNT] = {
     [OUTCOME_LEASE_NOT_FOUND] = {STATUS_NOT_FOUND, E("requested lease not found")},
     [OUTCOME_LEASE_EXISTS] = {STATUS_FAILED_PRECONDITION, E("lease already exists")},
     [OUTCOME_LEASE_TTL_TOO_LARGE] = {STATUS_OUT_OF_RANGE, E("too large lease TTL")},
+    [OUTCOME_NOT_PRIMARY] = {STATUS_UNKNOWN, "not a primary lessor"},
 
     [OUTCOME_MEMBER_EXISTS] = {STATUS_FAILED_PRECONDITION, E("member ID already exist")},
     [OUTCOME_PEER_URL_EXISTS] = {STATUS_FAILED_PRECONDITION, E("Peer URLs already exists")},
