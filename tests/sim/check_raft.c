@@ -28,6 +28,7 @@
 #include "tests/sim/checks.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/counters.h"
+#include "tests/sim/holders.h"
 #include "tests/sim/table.h"
 #include "tests/sim/truth.h"
 
@@ -462,8 +463,11 @@ void check_raft_stepped(struct machine *m, const struct raft_input *in)
             LU(w->term));
     require(s.commit >= w->commit, "the commit index only grows", "%s: %lu after %lu", m->name,
             LU(s.commit), LU(w->commit));
+    if (s.role == RAFT_LEADER)
+        check_lease_leads(m);
     if (s.role == RAFT_LEADER && (w->role != RAFT_LEADER || s.term != w->term)) {
         count(COUNT_TERMS, 1);
+        check_lease_leader(s.term);
         trace3("m%lu leads in term %lu, last %lu", m->number, s.term, s.last_index);
         check_leader(m, &s);
     }

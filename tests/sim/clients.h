@@ -11,6 +11,10 @@
 #include "server/request.h"
 #include "tests/sim/machine.h"
 
+/* Leases of holders.c have higher ids than that. */
+#define LEASE_ID_TIMED INT64_C(1000000)
+enum { LEASE_TTL_TIMED_MAX_S = 4 };
+
 enum op_kind {
     OP_WRITE, /* an entry of the log */
     OP_RANGE,
@@ -61,6 +65,10 @@ void op_make_init(void);
 void op_make_deinit(void);
 void op_make_random(struct op *op, struct rng *rng);
 void op_make_put(struct op *op, const char *key, const char *value);
+void op_make_grant(struct op *op, int64_t id, int64_t ttl_s);
+void op_make_revoke(struct op *op, int64_t id);
+void op_make_attach(struct op *op, int64_t lease, struct rng *rng); /* a key to that lease */
+void op_lease_is_known(int64_t id); /* others may use it, and revoke it */
 void op_make_range_all(struct op *op, bool serializable);
 
 void op_text(const struct op *op, struct buf *out); /* op_text.c */

@@ -51,6 +51,12 @@ static const char *const names[COUNTERS] = {
     [COUNT_MEMBERS_REMOVED] = "removed members that ended",
     [COUNT_TRANSFERS] = "transfers of leadership",
     [COUNT_HASHES] = "hashes compared",
+    [COUNT_WATCH_STREAMS] = "streams of watches",
+    [COUNT_WATCH_EVENTS] = "events told to watches",
+    [COUNT_WATCH_PROGRESS] = "notifications of progress",
+    [COUNT_WATCHES_COMPACTED] = "watches overtaken by a compaction",
+    [COUNT_KEEPALIVES] = "keep-alives answered",
+    [COUNT_EXPIRIES] = "leases that expired",
 };
 
 /* Of require() in the sections that the linker has put together. */

@@ -12,7 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/check.h"
 #include "base/mem.h"
+#include "server/lease_wire.h"
+#include "server/lessor.h"
 #include "server/peer_door.h"
 #include "tests/sim/network.h"
 
@@ -124,6 +127,29 @@ static void may_downgrade(struct request *request, enum outcome outcome)
     send_back(e, outcome == OUTCOME_OK ? 200 : 500);
 }
 
+/* As api/peer_lease.c. */
+static void lease_answered(struct request *request, enum outcome outcome)
+{
+    struct errand *e = container_of(request, struct errand, request);
+
+    e->answer = buf_take(&request->response);
+    switch (outcome) {
+    case OUTCOME_OK: send_back(e, 200); break;
+    case OUTCOME_LEASE_NOT_FOUND: send_back(e, 404); break;
+    case OUTCOME_TIMEOUT_WAIT_APPLIED: send_back(e, 408); break;
+    default: send_back(e, 500); break;
+    }
+}
+
+static void answer_renewal(struct errand *e)
+{
+    int64_t id;
+
+    check(lease_wire_renew_read(e->fetch->body, &id));
+    e->request = (struct request){.kind = REQUEST_LEASE_RENEW, .finish = lease_answered};
+    server_peer_lease_renew(e->server, &e->request, id);
+}
+
 static void answer_main(void *arg)
 {
     struct errand *e = arg;
@@ -141,6 +167,8 @@ static void answer_main(void *arg)
     } else if (strcmp(path, "/downgrade/enabled") == 0) {
         e->request = (struct request){.kind = REQUEST_READ_INDEX, .finish = may_downgrade};
         server_read_index(e->server, &e->request);
+    } else if (strcmp(path, LEASE_WIRE_RENEW_PATH) == 0) {
+        answer_renewal(e);
     } else {
         errand_unref(e);
     }

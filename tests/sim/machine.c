@@ -27,10 +27,12 @@
 #include "tests/sim/clients.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/counters.h"
+#include "tests/sim/holders.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/system.h"
+#include "tests/sim/watchers.h"
 
 enum { READY_POLL_MS = 100 };
 #define POLL_NS (100 * MILLISECOND)
@@ -105,6 +107,8 @@ void machine_configure(struct machine *m, const char *initial, bool joins)
         mem_printf("--snapshot-count=%lu", (unsigned long)world.o.snapshot_count),
         mem_printf("--snapshot-catchup-entries=%lu", (unsigned long)world.o.catchup_entries),
         mem_printf("--compaction-batch-limit=%u", world.o.compaction_batch),
+        mem_printf("--watch-progress-notify-interval=%ums", world.o.progress_ms),
+        mem_printf("--feature-gates=LeaseCheckpoint=%s", world.o.checkpoint_ns ? "true" : "false"),
         NULL,
     };
     int n = (int)(sizeof(args) / sizeof(*args)) - 1;
@@ -172,6 +176,8 @@ static void died(struct process *p)
             system_last_words());
     network_died(m);
     clients_lose(m);
+    watchers_lose(m);
+    holders_lose(m);
     operator_lose(m);
     stores_crash(m);
     count_death(m, met, disk_reboot(m->disk, m->killed ? m->end : DISK_KILL));
@@ -230,6 +236,7 @@ static void stop(struct machine *m, struct server *s)
     network_stop(m);
     while (m->inside > 0)
         fiber_sleep(MILLISECOND);
+    watchers_close(m);
     server_stop(s);
     trace1("m%lu stopped", m->number);
 }

@@ -34,8 +34,17 @@ struct key {
     size_t n, cap;
 };
 
+/* A place in all changes. */
+struct change {
+    int64_t main;
+    uint32_t sub;
+    struct bytes key; /* the model's copy of the name */
+    size_t version;
+};
+
 struct lease {
     int64_t id;
+    int64_t ttl_s, remaining_s;
     uint64_t granted; /* index */
     uint64_t revoked; /* index; 0: lives */
 };
@@ -45,6 +54,8 @@ static struct {
     size_t n_keys;
     struct lease *leases;
     size_t n_leases, cap_leases;
+    struct change *changes;
+    size_t n_changes, cap_changes;
     int64_t revision;
     int64_t compacted;
     uint64_t no_space[16], corrupt[16]; /* members with that alarm; 0: free */
@@ -90,6 +101,7 @@ void model_deinit(void)
         free(model.keys[i].versions);
     }
     free(model.leases);
+    free(model.changes);
     memset(&model, 0, sizeof(model));
 }
 
@@ -155,7 +167,7 @@ static const struct version *live(const struct walk *w, struct bytes name)
     return live_at(key_of(name, false), w->main, w->sub);
 }
 
-static bool within(struct bytes name, struct bytes from, struct bytes end)
+bool model_within(struct bytes name, struct bytes from, struct bytes end)
 {
     if (end.len == 0)
         return bytes_equal(name, from);
@@ -238,6 +250,15 @@ uint64_t model_changes(int64_t since)
 
 /* ---- changing ---- */
 
+static void note_change(const struct key *k, const struct version *v)
+{
+    if (model.n_changes == model.cap_changes) {
+        model.cap_changes = model.cap_changes ? 2 * model.cap_changes : 256;
+        model.changes = mem_realloc(model.changes, model.cap_changes * sizeof(*model.changes));
+    }
+    model.changes[model.n_changes++] = (struct change){v->main, v->sub, k->name, k->n};
+}
+
 static void append(struct walk *w, struct bytes name, struct version v)
 {
     if (!w->applies) {
@@ -252,6 +273,7 @@ static void append(struct walk *w, struct bytes name, struct version v)
     v.main = w->main;
     v.sub = w->sub++;
     v.value = copy_bytes(v.value);
+    note_change(k, &v);
     k->versions[k->n++] = v;
 }
 
@@ -290,7 +312,7 @@ static bool in_range(const void *arg, const struct key *k, const struct version 
 {
     const Etcdserverpb__DeleteRangeRequest *q = arg;
 
-    return within(k->name, of_pb(q->key), of_pb(q->range_end));
+    return model_within(k->name, of_pb(q->key), of_pb(q->range_end));
 }
 
 static bool has_lease(const void *arg, const struct key *k, const struct version *v)
@@ -329,7 +351,7 @@ static void check_range_at(const Etcdserverpb__RangeRequest *q,
     for (size_t i = 0; i < model.n_keys; i++) {
         struct key *k = &model.keys[i];
         const struct version *v = live_at(k, main, sub);
-        if (!v || !within(k->name, of_pb(q->key), of_pb(q->range_end)))
+        if (!v || !model_within(k->name, of_pb(q->key), of_pb(q->range_end)))
             continue;
         count++;
         if (q->count_only || (q->limit > 0 && count > q->limit))
@@ -523,7 +545,8 @@ static enum outcome run_grant(const struct walk *w, const Etcdserverpb__LeaseGra
         model.cap_leases = model.cap_leases ? 2 * model.cap_leases : 16;
         model.leases = mem_realloc(model.leases, model.cap_leases * sizeof(*model.leases));
     }
-    model.leases[model.n_leases++] = (struct lease){q->id, w->index, 0};
+    model.leases[model.n_leases++] =
+        (struct lease){.id = q->id, .ttl_s = q->ttl, .granted = w->index};
     return OUTCOME_OK;
 }
 
@@ -535,6 +558,17 @@ static enum outcome run_revoke(struct walk *w, const Etcdserverpb__LeaseRevokeRe
     for (size_t i = 0; w->applies && i < model.n_leases; i++)
         if (model.leases[i].id == q->id && model.leases[i].revoked == 0)
             model.leases[i].revoked = w->index;
+    return OUTCOME_OK;
+}
+
+/* Unknown ones are passed over. */
+static enum outcome run_checkpoint(const struct walk *w,
+                                   const Etcdserverpb__LeaseCheckpointRequest *q)
+{
+    for (size_t i = 0; w->applies && i < q->n_checkpoints; i++)
+        for (size_t k = 0; k < model.n_leases; k++)
+            if (model.leases[k].id == q->checkpoints[i]->id && model.leases[k].revoked == 0)
+                model.leases[k].remaining_s = q->checkpoints[i]->remaining_ttl;
     return OUTCOME_OK;
 }
 
@@ -613,6 +647,8 @@ static enum outcome run_request(struct walk *w, const struct model_mark *mark,
         return run_grant(w, q->lease_grant);
     if (q->lease_revoke)
         return run_revoke(w, q->lease_revoke);
+    if (q->lease_checkpoint)
+        return run_checkpoint(w, q->lease_checkpoint);
     if (q->alarm)
         return run_alarm(w, q->alarm);
     return OUTCOME_OK; /* no matter of the store */
@@ -733,4 +769,77 @@ bool model_any_live(int64_t revision)
         if (live_at(&model.keys[i], revision + 1, 0))
             return true;
     return false;
+}
+
+/* ---- as watches see it ---- */
+
+size_t model_n_changes(void)
+{
+    return model.n_changes;
+}
+
+static struct kv kv_of(const struct key *k, const struct version *v)
+{
+    return (struct kv){.key = k->name,
+                       .create = v->create,
+                       .mod = v->main,
+                       .version = v->version,
+                       .value = v->value,
+                       .lease = v->lease};
+}
+
+struct model_change model_change(size_t i)
+{
+    const struct change *c = &model.changes[i];
+    const struct key *k = key_of(c->key, false);
+    const struct version *v = &k->versions[c->version];
+
+    return (struct model_change){
+        .main = c->main, .sub = c->sub, .deleted = v->version == 0, .kv = kv_of(k, v)};
+}
+
+size_t model_find_change(int64_t revision)
+{
+    size_t low = 0, high = model.n_changes;
+
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (model.changes[mid].main < revision)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+bool model_before(struct bytes name, int64_t main, struct kv *ret)
+{
+    const struct key *k = key_of(name, false);
+    const struct version *v = live_at(k, main, 0);
+
+    if (v)
+        *ret = kv_of(k, v);
+    return v != NULL;
+}
+
+/* ---- leases ---- */
+
+static int lease_compare(const void *a, const void *b)
+{
+    return compare_numbers(((const struct model_lease *)a)->id,
+                           ((const struct model_lease *)b)->id);
+}
+
+size_t model_leases(struct model_lease **ret)
+{
+    size_t n = 0;
+
+    *ret = mem_alloc((model.n_leases + 1) * sizeof(**ret));
+    for (size_t i = 0; i < model.n_leases; i++) {
+        const struct lease *l = &model.leases[i];
+        if (l->revoked == 0)
+            (*ret)[n++] = (struct model_lease){l->id, l->ttl_s, l->remaining_s};
+    }
+    qsort(*ret, n, sizeof(**ret), lease_compare);
+    return n;
 }

@@ -54,3 +54,31 @@ uint64_t model_kept(int64_t compacted, uint64_t *ret_live);
 uint64_t model_changes(int64_t since); /* of single keys, at that revision and later */
 /* A key is live at that revision. */
 bool model_any_live(int64_t revision);
+
+/* ---- as watches see it ---- */
+
+struct model_change {
+    int64_t main;
+    uint32_t sub;
+    bool deleted;
+    struct kv kv; /* of a deletion: the key and its revision */
+};
+
+/* All changes of single keys, in their order, from 0 on. */
+size_t model_n_changes(void);
+struct model_change model_change(size_t i);
+/* The first that is of that revision or later. */
+size_t model_find_change(int64_t revision);
+/* What the key was before that revision. False: nothing. */
+bool model_before(struct bytes key, int64_t main, struct kv *ret);
+bool model_within(struct bytes key, struct bytes from, struct bytes end);
+
+/* ---- leases ---- */
+
+struct model_lease {
+    int64_t id;
+    int64_t ttl_s; /* as asked for */
+    int64_t remaining_s;
+};
+
+size_t model_leases(struct model_lease **ret); /* that live; malloc'd, in order of their ids */

@@ -145,7 +145,7 @@ static void strike_clock(void)
     struct machine *m = any_machine();
 
     count(COUNT_CLOCKS, 1);
-    process_clock_rate(&m->process, (uint32_t)between(700000, 1500000));
+    process_clock_rate(&m->process, (uint32_t)between(CLOCK_RATE_MIN_PPM, CLOCK_RATE_MAX_PPM));
     m->process.wall_ns += (int64_t)between(0, 40 * SECOND) - (int64_t)(20 * SECOND);
 }
 

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "tests/sim/clients.h"
+#include "tests/sim/holders.h"
 #include "tests/sim/model.h"
 
 enum { VALUE_BYTES_MAX = 14000, OPS_MAX = 4, LEASES_KEPT = 8 };
@@ -289,22 +290,48 @@ static void make_compact(struct op *op, struct rng *rng)
     PACK(op, etcdserverpb__compaction_request, &q);
 }
 
+void op_make_grant(struct op *op, int64_t id, int64_t ttl_s)
+{
+    Etcdserverpb__LeaseGrantRequest q = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
+
+    q.id = id;
+    q.ttl = ttl_s;
+    op->request.kind = REQUEST_LEASE_GRANT;
+    PACK(op, etcdserverpb__lease_grant_request, &q);
+}
+
+void op_make_revoke(struct op *op, int64_t id)
+{
+    Etcdserverpb__LeaseRevokeRequest q = ETCDSERVERPB__LEASE_REVOKE_REQUEST__INIT;
+
+    q.id = id;
+    op->request.kind = REQUEST_LEASE_REVOKE;
+    PACK(op, etcdserverpb__lease_revoke_request, &q);
+}
+
+static void know_lease(int64_t id, size_t instead_of)
+{
+    leases[n_leases < LEASES_KEPT ? n_leases++ : instead_of] = id;
+}
+
+void op_lease_is_known(int64_t id)
+{
+    know_lease(id, (size_t)id % LEASES_KEPT);
+}
+
 static void make_lease(struct op *op, struct rng *rng)
 {
-    Etcdserverpb__LeaseGrantRequest g = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
-    Etcdserverpb__LeaseRevokeRequest r = ETCDSERVERPB__LEASE_REVOKE_REQUEST__INIT;
-
     if (n_leases > 0 && rng_below(rng, 2) == 0) {
-        r.id = leases[rng_below(rng, n_leases)];
-        op->request.kind = REQUEST_LEASE_REVOKE;
-        PACK(op, etcdserverpb__lease_revoke_request, &r);
+        int64_t id = leases[rng_below(rng, n_leases)];
+        check_lease_unwanted(id);
+        op_make_revoke(op, id);
         return;
     }
-    g.id = rng_below(rng, 10) == 0 && n_leases ? leases[0] : (int64_t)op->number + 1000;
-    g.ttl = 3600;
-    op->request.kind = REQUEST_LEASE_GRANT;
-    PACK(op, etcdserverpb__lease_grant_request, &g);
-    leases[n_leases < LEASES_KEPT ? n_leases++ : rng_below(rng, LEASES_KEPT)] = g.id;
+    /* Also one that exists, but not one that was timed: a new one of its id is not. */
+    bool again = rng_below(rng, 10) == 0 && n_leases && leases[0] < LEASE_ID_TIMED;
+    int64_t id = again ? leases[0] : (int64_t)op->number + 1000;
+    op_make_grant(op, id, 3600);
+    know_lease(id, rng_below(rng, LEASES_KEPT));
 }
 
 void op_make_random(struct op *op, struct rng *rng)
@@ -336,6 +363,17 @@ void op_make_put(struct op *op, const char *key, const char *value)
     arena_reset(&arena);
     q.key = pb_of(key);
     q.value = pb_of(value);
+    op->request.kind = REQUEST_PUT;
+    PACK(op, etcdserverpb__put_request, &q);
+}
+
+void op_make_attach(struct op *op, int64_t lease, struct rng *rng)
+{
+    Etcdserverpb__PutRequest q;
+
+    arena_reset(&arena);
+    fill_put(&q, op, 0, rng);
+    q.lease = lease;
     op->request.kind = REQUEST_PUT;
     PACK(op, etcdserverpb__put_request, &q);
 }

@@ -127,6 +127,25 @@ static void draw_clients(struct options *o)
     o->share_compact = odds(70) ? (uint8_t)pick(0, 4) : 0;
 }
 
+static void draw_watches(struct options *o)
+{
+    o->n_viewers = odds(80) ? (unsigned)pick(1, 6) : 0;
+    o->view_ns_max = pick_log(50 * MILLISECOND, 3 * SECOND);
+    o->ring_bytes = odds(60) ? pick_log(2000, 1 << 20) : 0;
+    o->stream_bytes = odds(60) ? pick_log(500, 256 << 10) : 0;
+    o->hub_bytes = odds(40) ? pick_log(2000, 1 << 20) : 0;
+    o->slice_events = odds(60) ? pick_log(1, 1000) : 0;
+    o->response_bytes = pick_log(100, 64 << 10);
+    o->progress_ms = (uint32_t)pick_log(100, 5000);
+}
+
+static void draw_leases(struct options *o)
+{
+    o->n_holders = odds(75) ? (unsigned)pick(1, 6) : 0;
+    o->keep_ns_max = pick_log(20 * MILLISECOND, 2 * SECOND);
+    o->checkpoint_ns = odds(30) ? pick(300, 2000) * MILLISECOND : 0;
+}
+
 void options_draw(struct options *o, uint64_t seed)
 {
     rng_init(&rng, seed);
@@ -135,4 +154,6 @@ void options_draw(struct options *o, uint64_t seed)
     draw_speeds(o);
     draw_faults(o);
     draw_clients(o);
+    draw_watches(o);
+    draw_leases(o);
 }

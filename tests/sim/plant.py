@@ -84,7 +84,7 @@ def row(name, text, runs):
     with open(os.path.join(BUGS, name + ".patch"), encoding="utf-8") as f:
         about = f.readline().strip().rstrip(".")
     traps = re.search(r" \(traps? ([0-9A-Z, ]+)\)$", about)
-    check = re.search(r": FAILED seed \d+(?: at [\d.]+ s)?: ([^:]*)", text)
+    check = re.search(r": FAILED seed \d+(?: at [\d.]+ s)?: ((?:watch: |lease: )?[^:]*)", text)
     cells = [name, about[:traps.start()] if traps else about, traps.group(1) if traps else "-",
              check.group(1) if check else "**not found**", str(runs)]
     return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"

@@ -15,13 +15,15 @@
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/holders.h"
 #include "tests/sim/network.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/truth.h"
+#include "tests/sim/watchers.h"
 
 /* Some requests may be lost with what happened before; then their time must pass. */
 enum { REQUEST_TIMEOUTS = 3, ELECTION_TIMEOUTS = 30, CONVERGE_S = 20 };
-enum { READ_ROUNDS = 4, READ_MS = 3500 };
+enum { READ_ROUNDS = 4, READ_MS = 3500, WATCHES_S = 5 };
 
 static struct op *proofs[MACHINES_MAX + 1];
 
@@ -187,6 +189,7 @@ static void hash_main(void *arg)
 
     store_hold(&m->server->store);
     check_store(m);
+    check_leases(m);
     check(mvcc_hash_kv(m->server->store.mvcc, 0, &hash) == 0);
     store_release(&m->server->store);
     require(hash.revision == model_revision(), "all members come to one revision",
@@ -242,6 +245,36 @@ static void prove_reads(void)
     }
 }
 
+/* ---- leases and watches ---- */
+
+static bool all_expired(void)
+{
+    return check_leases_left() == 0;
+}
+
+/* A new leader gives all leases their TTL again; and a client may hear late of one. */
+static void prove_leases(void)
+{
+    uint64_t news;
+    bool gone;
+
+    do {
+        news = check_leases_news();
+        gone = run_until(all_expired, check_leases_bound_ns());
+    } while (!gone && check_leases_news() != news);
+    require(gone, "lease: gone in time", "%zu leases live, after %lu ms", check_leases_left(),
+            (unsigned long)(check_leases_bound_ns() / MILLISECOND));
+}
+
+static void prove_watches(void)
+{
+    bool done = run_until(watchers_done, WATCHES_S * SECOND);
+
+    if (!done)
+        watchers_describe();
+    require(done, "watch: reliable", "not all is told after %d s", WATCHES_S);
+}
+
 /* ---- all of it ---- */
 
 static void describe(const char *what)
@@ -271,6 +304,8 @@ void proof_run(void)
     require(live, "every member takes a write after healing", "bound %lu ms",
             (unsigned long)(write_bound_ns() / MILLISECOND));
     prove_reads();
+    prove_leases();
+    prove_watches();
     bool converged = run_until(all_converged, CONVERGE_S * SECOND);
     if (!converged)
         describe("not converged");

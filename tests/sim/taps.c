@@ -9,10 +9,13 @@
 #include "raft/raft.h"
 #include "server/apply_private.h"
 #include "server/node.h"
+#include "server/watch_hub.h"
 #include "storage/db.h"
+#include "storage/lease.h"
 #include "storage/wal.h"
 #include "tests/sim/checks.h"
 #include "tests/sim/counters.h"
+#include "tests/sim/holders.h"
 #include "tests/sim/nemesis.h"
 
 /* They are declared nowhere: the linker makes the names. */
@@ -231,6 +234,40 @@ void __wrap_db_batch_delete(struct db_batch *b, struct bytes key)
 {
     check_batch_record(machine_current(), b, &key, 1, NULL, 0, true);
     __real_db_batch_delete(b, key);
+}
+
+/* ---- watches and leases ---- */
+
+struct watch_hub *__real_watch_hub_new(const struct watch_hub_options *options);
+
+struct watch_hub *__wrap_watch_hub_new(const struct watch_hub_options *options)
+{
+    struct watch_hub_options o = *options;
+
+    o.ring_bytes = world.o.ring_bytes;
+    o.stream_bytes_max = world.o.stream_bytes;
+    o.bytes_max = world.o.hub_bytes;
+    o.slice_events_max = world.o.slice_events;
+    o.response_bytes_max = world.o.response_bytes;
+    return __real_watch_hub_new(&o);
+}
+
+void __real_lease_checkpoint_every(struct lease_table *t, uint64_t interval_ns);
+
+void __wrap_lease_checkpoint_every(struct lease_table *t, uint64_t interval_ns)
+{
+    __real_lease_checkpoint_every(t, interval_ns > 0 ? world.o.checkpoint_ns : 0);
+}
+
+int __real_lease_renew(struct lease_table *t, struct lease_renew *r);
+
+int __wrap_lease_renew(struct lease_table *t, struct lease_renew *r)
+{
+    int e = __real_lease_renew(t, r);
+
+    if (e == 0)
+        check_lease_renewed(machine_current(), r->id);
+    return e;
 }
 
 /* ---- apply ---- */

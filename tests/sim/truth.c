@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/holders.h"
 #include "tests/sim/table.h"
 #include "tests/sim/trace.h"
 
@@ -102,6 +103,20 @@ static void note_request(struct truth_entry *e, uint64_t index,
     table_put(&truth.requests, id, index);
 }
 
+static void note_lease(uint64_t index, const Etcdserverpb__InternalRaftRequest *q)
+{
+    for (size_t i = 0; q->lease_checkpoint && i < q->lease_checkpoint->n_checkpoints; i++) {
+        const Etcdserverpb__LeaseCheckpoint *c = q->lease_checkpoint->checkpoints[i];
+        trace3("entry %lu: lease %lu has %lu s left", index, (uint64_t)c->id,
+               (uint64_t)c->remaining_ttl);
+        check_lease_left(c->id, c->remaining_ttl);
+    }
+    if (!q->lease_revoke)
+        return;
+    trace2("entry %lu: lease %lu is revoked", index, (uint64_t)q->lease_revoke->id);
+    check_lease_revoked(q->lease_revoke->id);
+}
+
 static Etcdserverpb__InternalRaftRequest *decode(const struct truth_entry *e)
 {
     struct bytes data = blob_bytes(e->data);
@@ -127,6 +142,7 @@ static void apply_first(const struct raft_entry *entry)
     Etcdserverpb__InternalRaftRequest *q = decode(e);
     require(q, "entries parse", "entry %lu does not", (unsigned long)entry->index);
     note_request(e, entry->index, q);
+    note_lease(entry->index, q);
     model_apply(entry->index, q);
     etcdserverpb__internal_raft_request__free_unpacked(q, NULL);
 }

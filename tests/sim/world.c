@@ -16,6 +16,7 @@
 #include "tests/sim/checks.h"
 #include "tests/sim/clients.h"
 #include "tests/sim/counters.h"
+#include "tests/sim/holders.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
@@ -23,6 +24,7 @@
 #include "tests/sim/proof.h"
 #include "tests/sim/system.h"
 #include "tests/sim/truth.h"
+#include "tests/sim/watchers.h"
 
 struct world world;
 
@@ -78,12 +80,15 @@ static void begin(const struct world_settings *settings)
     network_init(settings->seed);
     checks_init();
     clients_init();
+    watchers_init();
+    holders_init();
     operator_init();
 }
 
 static void end(void)
 {
     clients_deinit();
+    holders_deinit();
     checks_deinit();
     kernel_deinit();
     machines_free();
@@ -128,6 +133,8 @@ void world_run(const struct world_settings *settings)
     begin(settings);
     make_cluster();
     clients_start();
+    watchers_start();
+    holders_start();
     nemesis_start();
     operator_start();
     kernel_after(0, hash_turn, NULL);
@@ -136,6 +143,8 @@ void world_run(const struct world_settings *settings)
     trace0("healing");
     world.phase = PHASE_HEALING;
     clients_stop();
+    holders_stop();
+    watchers_hurry();
     nemesis_heal();
     proof_run();
     world.phase = PHASE_DONE;

@@ -22,6 +22,8 @@ struct machine;
 enum {
     MACHINES_MAX = 16, /* with those that come later; numbered from 1 */
     CLIENTS_MAX = 16,
+    CLOCK_RATE_MIN_PPM = 700000, /* how slow and fast the nemesis lets clocks run */
+    CLOCK_RATE_MAX_PPM = 1500000,
 };
 
 enum phase { PHASE_CHAOS, PHASE_HEALING, PHASE_PROOF, PHASE_DONE };
@@ -77,6 +79,17 @@ struct options {
     /* Clients: shares of a hundred. */
     uint8_t share_put, share_delete, share_txn, share_range, share_serializable, share_compact;
     unsigned large_one_in; /* values of some kilobytes */
+
+    /* Clients that watch, and what the hub has for them. */
+    unsigned n_viewers;
+    uint64_t view_ns_max; /* between looks */
+    size_t ring_bytes, stream_bytes, hub_bytes, slice_events, response_bytes;
+    uint32_t progress_ms; /* between notifications */
+
+    /* Clients with leases. */
+    unsigned n_holders;
+    uint64_t keep_ns_max;   /* between keep-alives */
+    uint64_t checkpoint_ns; /* between checkpoints of a lease; 0: none */
 };
 
 struct world {
