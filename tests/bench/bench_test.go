@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"cairn/tests/harness"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
 )
 
 const report = `
@@ -49,9 +53,20 @@ func TestSmoke(t *testing.T) {
 	harness.CairnBin(t)
 	t.Setenv("ETCD_BIN", harness.EtcdBin(t))
 	t.Setenv("BENCHMARK_BIN", harness.BenchmarkBin(t))
-	err := run([]string{"-quick", "-duration=100ms", "-runs=1", "-keys=2000", "-other-max=1", "-settle=0", "-markdown",
-		"-catch-up-bytes=8388608", "-dir=" + t.TempDir()})
+	err := run([]string{"-quick", "-duration=100ms", "-runs=1", "-keys=2000", "-behind=2000", "-leases=500", "-other-max=1", "-settle=0", "-markdown",
+		"-join-bytes=8388608", "-dir=" + t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestCountEvents(t *testing.T) {
+	r := &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: 7}, WatchId: 3, CancelReason: "events",
+		Events: []*mvccpb.Event{{Kv: &mvccpb.KeyValue{Key: []byte("a")}}, {}, {Kv: &mvccpb.KeyValue{Value: []byte{90, 0}}}}}
+	for n := range len(r.Events) + 1 {
+		raw, err := proto.Marshal(&pb.WatchResponse{Header: r.Header, WatchId: r.WatchId, Events: r.Events[:n]})
+		if got := countEvents(raw); err != nil || got != n {
+			t.Errorf("%d events instead of %d, %v", got, n, err)
+		}
 	}
 }

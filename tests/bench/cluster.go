@@ -20,11 +20,11 @@ import (
 // The scenarios of clusters: three members on this machine, peers connected directly.
 
 const (
-	clusterSize    = 3
-	catchUpValue   = 4096
-	catchUpBytes   = 1 << 30 // What an empty member has to fetch.
-	catchUpLimit   = 10 * time.Minute
-	catchUpClients = 128
+	clusterSize = 3
+	joinValue   = 4096
+	joinBytes   = 1 << 30 // What an empty member has to fetch.
+	joinLimit   = 10 * time.Minute
+	joinClients = 128
 )
 
 // cluster runs the tool against two clusters side by side.
@@ -90,35 +90,35 @@ func (c *config) trio(kind harness.Kind, scenario string) (to target, err error)
 	return to, nil
 }
 
-// catchUpFigures are what one kind of cluster needed to bring an empty member up.
-type catchUpFigures struct {
+// joinFigures are what one kind of cluster needed to bring an empty member up.
+type joinFigures struct {
 	took, serves time.Duration // From its start until it has what the leader had then; until it answers a read.
 	idle, during latency
 }
 
-func (c *config) catchUp(out *table) error {
-	var got [2]catchUpFigures
+func (c *config) join(out *table) error {
+	var got [2]joinFigures
 	for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
-		if err := c.catchUpOne(kind, &got[i]); err != nil {
+		if err := c.joinOne(kind, &got[i]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
 	}
-	out.start(fmt.Sprintf("an empty member joins three with %d MiB, puts at %d/s", c.catchUpBytes>>20, c.rate), "etcd", "Cairn", "ratio")
-	row := func(what string, f func(catchUpFigures) float64) {
+	out.start(fmt.Sprintf("an empty member joins three with %d MiB, puts at %d/s", c.joinBytes>>20, c.rate), "etcd", "Cairn", "ratio")
+	row := func(what string, f func(joinFigures) float64) {
 		a, b := f(got[0]), f(got[1])
 		out.add(what, fmt.Sprintf("%.2f", a), fmt.Sprintf("%.2f", b), fmt.Sprintf("%.2f", b/a))
 	}
-	row("has all, s", func(f catchUpFigures) float64 { return f.took.Seconds() })
-	row("serves, s", func(f catchUpFigures) float64 { return f.serves.Seconds() })
-	row("put p99 before, ms", func(f catchUpFigures) float64 { return f.idle.p99.Seconds() * 1e3 })
-	row("put p99 meanwhile, ms", func(f catchUpFigures) float64 { return f.during.p99.Seconds() * 1e3 })
-	row("put p99 meanwhile : before", func(f catchUpFigures) float64 { return ratio(f.during, f.idle) })
+	row("has all, s", func(f joinFigures) float64 { return f.took.Seconds() })
+	row("serves, s", func(f joinFigures) float64 { return f.serves.Seconds() })
+	row("put p99 before, ms", func(f joinFigures) float64 { return f.idle.p99.Seconds() * 1e3 })
+	row("put p99 meanwhile, ms", func(f joinFigures) float64 { return f.during.p99.Seconds() * 1e3 })
+	row("put p99 meanwhile : before", func(f joinFigures) float64 { return ratio(f.during, f.idle) })
 	out.end()
 	return nil
 }
 
-func (c *config) catchUpOne(kind harness.Kind, f *catchUpFigures) error {
-	to, err := c.trio(kind, "catch-up")
+func (c *config) joinOne(kind harness.Kind, f *joinFigures) error {
+	to, err := c.trio(kind, "join")
 	if err != nil {
 		return err
 	}
@@ -148,12 +148,12 @@ func (c *config) fill(s *harness.Server) error {
 	defer closeAll(conns)
 	var next atomic.Int64
 	var all sync.WaitGroup
-	errs := make(chan error, catchUpClients)
-	for w := range catchUpClients {
+	errs := make(chan error, joinClients)
+	for w := range joinClients {
 		kv, rng := pb.NewKVClient(conns[w%len(conns)]), rand.New(rand.NewPCG(7, uint64(w)))
 		all.Go(func() {
-			for i := next.Add(1); i*catchUpValue <= c.catchUpBytes; i = next.Add(1) {
-				req := &pb.PutRequest{Key: loadKey(int(i)), Value: randomBytes(rng, catchUpValue)}
+			for i := next.Add(1); i*joinValue <= c.joinBytes; i = next.Add(1) {
+				req := &pb.PutRequest{Key: loadKey(int(i)), Value: randomBytes(rng, joinValue)}
 				if _, err := kv.Put(context.Background(), req); err != nil {
 					errs <- err
 					return
@@ -173,7 +173,7 @@ func (c *config) fill(s *harness.Server) error {
 // announce adds a fourth member, which does not run yet, to a cluster. It is a learner, so that the writes need no
 // more members than before.
 func (c *config) announce(kind harness.Kind, to target) (*harness.Server, error) {
-	fresh, err := c.member(kind, "catch-up", len(to))
+	fresh, err := c.member(kind, "join", len(to))
 	if err != nil {
 		return nil, err
 	}
@@ -185,8 +185,15 @@ func (c *config) announce(kind harness.Kind, to target) (*harness.Server, error)
 	ctx, cancel := context.WithTimeout(context.Background(), harness.ReadyLimit)
 	defer cancel()
 	req := &pb.MemberAddRequest{PeerURLs: []string{peerURL(fresh)}, IsLearner: true}
-	if _, err := pb.NewClusterClient(conn).MemberAdd(ctx, req); err != nil {
-		return nil, err
+	for { // Members must have been connected for five seconds.
+		_, err := pb.NewClusterClient(conn).MemberAdd(ctx, req)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	var list []string
 	for n, s := range append(to[:len(to):len(to)], fresh) {
@@ -197,8 +204,8 @@ func (c *config) announce(kind harness.Kind, to target) (*harness.Server, error)
 }
 
 // follow starts the newcomer and waits until it has applied what the member had then.
-func follow(member, fresh *harness.Server, f *catchUpFigures) error {
-	ctx, cancel := context.WithTimeout(context.Background(), catchUpLimit)
+func follow(member, fresh *harness.Server, f *joinFigures) error {
+	ctx, cancel := context.WithTimeout(context.Background(), joinLimit)
 	defer cancel()
 	wanted, err := revision(ctx, member)
 	if err != nil {
@@ -223,7 +230,7 @@ func follow(member, fresh *harness.Server, f *catchUpFigures) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return fmt.Errorf("the newcomer has not caught up within %v\n%s", catchUpLimit, fresh.LogTail(20))
+	return fmt.Errorf("the newcomer has not caught up within %v\n%s", joinLimit, fresh.LogTail(20))
 }
 
 // revision asks for the member's own state.

@@ -67,21 +67,11 @@ func (c *config) large(out *table) error {
 }
 
 func (c *config) largeOne(kind harness.Kind, f *figures) error {
-	bin, err := binary(kind)
-	if err != nil {
-		return err
-	}
-	s, err := harness.New(harness.Options{
-		Kind: kind, Bin: bin, Dir: c.dir + "/large/" + string(kind),
-		Args: []string{"--quota-backend-bytes=8589934592"},
-	})
+	s, err := c.single(kind, "large")
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	if err := s.StartReady(); err != nil {
-		return err
-	}
 	if err := c.load(s, 0, c.keys, f); err != nil {
 		return err
 	}
@@ -270,6 +260,11 @@ func (c *config) compaction(s *harness.Server, f *figures) error {
 // paced puts at the configured rate while work runs, at least windowMin long, and returns how the puts fared and how
 // long the work took.
 func (c *config) paced(s *harness.Server, work func() error) (latency, time.Duration, error) {
+	return c.pacedKeys(s, c.keys, work)
+}
+
+// pacedKeys is paced over the first so many keys.
+func (c *config) pacedKeys(s *harness.Server, keys int, work func() error) (latency, time.Duration, error) {
 	conns, err := dialMany(s, paceConns)
 	if err != nil {
 		return latency{}, 0, err
@@ -296,7 +291,7 @@ func (c *config) paced(s *harness.Server, work func() error) (latency, time.Dura
 			for !stop.Load() {
 				due := start.Add(time.Duration(next.Add(1)-1) * time.Second / time.Duration(c.rate))
 				time.Sleep(time.Until(due))
-				key := loadKey(rng.IntN(c.keys))
+				key := loadKey(rng.IntN(keys))
 				if _, err := kv.Put(context.Background(), &pb.PutRequest{Key: key, Value: randomValue(rng)}); err != nil {
 					failed.Add(1)
 				}

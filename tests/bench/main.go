@@ -29,6 +29,12 @@
 //   - Latencies of the compaction scenario count from the moment when the put was due (2,000 a second), not from when
 //     a free connection was found: a stall shows in all puts that it delayed. The window is as long as the compaction
 //     or the defragmentation, but at least one second.
+//   - The scenarios with watches and leases have a client of their own too, which counts events without decoding them.
+//     watch: 10 streams with 100 watchers of one key each, puts as fast as the events arrive; then 100 watchers and 200
+//     puts a second, where an event's latency counts from the moment before its put is sent. watch-catch-up: one
+//     watcher from the first revision, alone (time and cost) and beside paced puts; "recent" is before, "from disk" after
+//     a restart of the server. lease: granted with unary calls, kept alive over 64 streams; then 10,000 leases with a
+//     key each that end within one second. watch-overload: puts before any watcher, and then with all of them.
 //   - The cluster scenarios start three members of each kind; the tool is given all three addresses, the processor time
 //     is the sum over the members. With six servers and the client on two cores the throughput says more of the whole
 //     machine than of a server.
@@ -52,6 +58,9 @@ type config struct {
 	duration  time.Duration
 	runs      int
 	keys      int
+	behind    int
+	leases    int
+	ring      string
 	rate      int
 	otherMax  float64
 	markdown  bool
@@ -60,10 +69,17 @@ type config struct {
 	quick     bool
 	settle    time.Duration
 
-	catchUpBytes int64
+	joinBytes int64
 }
 
-var scenarioNames = []string{"put", "range", "txn-put", "memory", "compaction", "cluster", "catch-up"}
+var scenarioNames = []string{"put", "range", "txn-put", "memory", "compaction", "watch", "watch-catch-up", "lease",
+	"watch-overload", "cluster", "join"}
+
+// Sizes with -quick.
+const (
+	quickBehind = 20000
+	quickLeases = 20000
+)
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -79,14 +95,20 @@ func run(args []string) error {
 	f.DurationVar(&c.duration, "duration", 3*time.Second, "length of one run")
 	f.IntVar(&c.runs, "runs", 3, "runs per server and scenario")
 	f.IntVar(&c.keys, "keys", harness.EnvInt("CAIRN_KEYS", 1000000), "keys of the memory and compaction scenarios")
-	f.Int64Var(&c.catchUpBytes, "catch-up-bytes", catchUpBytes, "values that an empty member has to fetch")
-	f.IntVar(&c.rate, "rate", 2000, "puts per second in the compaction and catch-up scenarios")
+	f.IntVar(&c.behind, "behind", 500000, "revisions that a watcher is behind")
+	f.IntVar(&c.leases, "leases", 1000000, "leases of the lease scenario")
+	f.StringVar(&c.ring, "ring", "", "a flag that makes Cairn's ring of recent events so large that it holds them")
+	f.IntVar(&c.rate, "rate", 2000, "puts per second where puts are paced")
+	f.Int64Var(&c.joinBytes, "join-bytes", joinBytes, "values that an empty member has to fetch")
 	f.Float64Var(&c.otherMax, "other-max", 0.15, "share of the machine that others may use in a run")
 	f.BoolVar(&c.markdown, "markdown", false, "print tables in Markdown")
 	f.StringVar(&c.dir, "dir", "", "folder for the servers' data (default: a new one in the temporary folder)")
 	f.DurationVar(&c.settle, "settle", 2*time.Second, "pause before memory is read and between the large scenarios")
-	f.BoolVar(&c.quick, "quick", false, "only the 100/10 column of the throughput scenarios")
+	f.BoolVar(&c.quick, "quick", false, "only the 100/10 column of the throughput scenarios, and small sizes of those with watches and leases")
 	f.Parse(args)
+	if c.quick {
+		c.behind, c.leases = min(c.behind, quickBehind), min(c.leases, quickLeases)
+	}
 	for _, name := range strings.Split(*names, ",") {
 		known := false
 		for _, k := range scenarioNames {
@@ -123,41 +145,68 @@ func (c *config) run() error {
 			return err
 		}
 	}
-	if c.scenarios["cluster"] {
-		if err := c.cluster(&out); err != nil {
-			return err
+	for _, x := range []struct {
+		name string
+		run  func(*table) error
+	}{{"watch", c.watch}, {"watch-catch-up", c.watchCatchUp}, {"lease", c.lease}, {"watch-overload", c.watchOverload},
+		{"cluster", c.cluster}, {"join", c.join}} {
+		if !c.scenarios[x.name] {
+			continue
 		}
-	}
-	if c.scenarios["catch-up"] {
-		return c.catchUp(&out)
+		if err := x.run(&out); err != nil {
+			return fmt.Errorf("%s: %w", x.name, err)
+		}
 	}
 	return nil
 }
 
+// ringArgs are the flags of a Cairn that still has in memory what a watcher that is behind needs.
+func (c *config) ringArgs() []string {
+	if c.ring == "" {
+		return nil
+	}
+	return []string{c.ring}
+}
+
+// ownCPU is the time of the processor that this process, which is the client, has used.
+func ownCPU() time.Duration {
+	used, err := harness.CPUTime(os.Getpid())
+	if err != nil {
+		return 0
+	}
+	return used
+}
+
 // servers starts a fresh etcd and a fresh Cairn.
 func (c *config) servers(name string) (etcd, cairn *harness.Server, err error) {
-	start := func(kind harness.Kind) (*harness.Server, error) {
-		bin, err := binary(kind)
-		if err != nil {
-			return nil, err
-		}
-		s, err := harness.New(harness.Options{
-			Kind: kind, Bin: bin, Dir: filepath.Join(c.dir, name, string(kind)),
-			Args: []string{"--quota-backend-bytes=8589934592"},
-		})
-		if err != nil {
-			return nil, err
-		}
-		return s, s.StartReady()
-	}
-	if etcd, err = start(harness.Etcd); err != nil {
+	if etcd, err = c.single(harness.Etcd, name); err != nil {
 		return nil, nil, err
 	}
-	if cairn, err = start(harness.Cairn); err != nil {
+	if cairn, err = c.single(harness.Cairn, name); err != nil {
 		etcd.Close()
 		return nil, nil, err
 	}
 	return etcd, cairn, nil
+}
+
+// single starts one fresh server.
+func (c *config) single(kind harness.Kind, name string, args ...string) (*harness.Server, error) {
+	bin, err := binary(kind)
+	if err != nil {
+		return nil, err
+	}
+	s, err := harness.New(harness.Options{
+		Kind: kind, Bin: bin, Dir: filepath.Join(c.dir, name, string(kind)),
+		Args: append([]string{"--quota-backend-bytes=8589934592"}, args...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.StartReady(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func binary(kind harness.Kind) (string, error) {

@@ -15,7 +15,7 @@ import (
 // spread is the median, lowest and highest of some runs.
 type spread struct{ median, low, high float64 }
 
-func spreadOf(samples []sample, f func(sample) float64) spread {
+func spreadOf[T any](samples []T, f func(T) float64) spread {
 	v := make([]float64, 0, len(samples))
 	for _, s := range samples {
 		v = append(v, f(s))

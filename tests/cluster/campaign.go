@@ -45,6 +45,8 @@ type campaign struct {
 	open    []*operation
 
 	leaders leaders
+	watched bool // Rounds have watchers too.
+	events  int  // What all of them were told.
 
 	calls, writes, unknown int
 	revisions              int64
@@ -97,11 +99,17 @@ func (g *campaign) attempt(fault func(l *load)) error {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	watches, err := g.watch()
+	if err != nil {
+		l.stop()
+		g.t.Fatal(err)
+	}
 	stopped := false
 	defer func() { // Fatal leaves through here.
 		if !stopped {
 			l.stop()
 		}
+		watches.stop()
 	}()
 	g.waitAnswers(l, l.now(), 10)
 	fault(l)
@@ -110,13 +118,27 @@ func (g *campaign) attempt(fault func(l *load)) error {
 	g.waitAnswers(l, healed, 60)
 	ops := l.stop()
 	stopped = true
-	return g.judge(ops)
+	return g.judge(ops, watches)
+}
+
+// watch starts the watchers of a round, if there are to be some.
+func (g *campaign) watch() (*watchers, error) {
+	if !g.watched {
+		return &watchers{cancel: func() {}}, nil
+	}
+	return startWatchers(g.rng, g.c.Current(), fmt.Sprintf("r%d/", g.round), g.head+1)
 }
 
 // heal makes everything good again and waits until every member serves.
 func (g *campaign) heal() {
 	g.t.Helper()
 	g.c.Net.Heal(g.rng.IntN(2) == 0)
+	g.healProcesses()
+}
+
+// healProcesses lets all processes run again.
+func (g *campaign) healProcesses() {
+	g.t.Helper()
 	for _, m := range g.c.Current() {
 		if m.Paused {
 			g.c.Resume(m)
@@ -144,7 +166,7 @@ func (g *campaign) lasts(least, most time.Duration) {
 }
 
 // judge is the end of a round.
-func (g *campaign) judge(ops []*operation) error {
+func (g *campaign) judge(ops []*operation, watches *watchers) error {
 	g.t.Helper()
 	head := g.c.WaitConverged()
 	if head < g.head {
@@ -160,13 +182,16 @@ func (g *campaign) judge(ops []*operation) error {
 	if byOrder != nil {
 		byOrder = fmt.Errorf("by order: %w", byOrder)
 	}
+	told, byWatch := watches.judge(r)
+	watches.explain(g.errors)
+	g.events += told
 	sample := []int64{head}
 	for range min(head-g.head, 3) {
 		sample = append(sample, g.head+1+g.rng.Int64N(head-g.head))
 	}
 	g.c.CompareHashes(sample...)
 	g.open, g.head, g.last = open, head, r.at(head)
-	return errors.Join(byRevision, byOrder, g.leaders.read(g.c.Members))
+	return errors.Join(byRevision, byOrder, byWatch, g.leaders.read(g.c.Members))
 }
 
 func (g *campaign) count(ops []*operation, r *record) {
@@ -324,6 +349,12 @@ func (g *campaign) report() {
 	g.t.Logf("%d rounds in %.0f s: %d calls, %d writes acknowledged, %d without an answer, %d revisions read, "+
 		"%d leaders, %d connections of unknown owners", g.round, time.Since(g.start).Seconds(), g.calls, g.writes, g.unknown,
 		g.revisions, len(g.leaders.terms), g.c.Net.Unknown())
+	if g.round > 0 && len(g.leaders.terms) == 0 {
+		g.t.Error("no member's log says who led: whether a term had two leaders was not checked")
+	}
+	if g.watched {
+		g.t.Logf("watchers were told of %d events", g.events)
+	}
 	var texts []string
 	for text, count := range g.errors {
 		texts = append(texts, fmt.Sprintf("%6d %s", count, text))

@@ -40,6 +40,7 @@ func nemesis(t *testing.T, size int, share time.Duration) {
 		args = shortLog
 	}
 	g := newCampaign(t, rng, kindsFor(rng, size), args...)
+	g.watched = true
 	defer func() { g.in(t); g.report() }()
 	list := chosen(size)
 	first := append([]fault{}, list...)

@@ -103,6 +103,7 @@ func (g *generator) choose() Step {
 		{22, func() Step {
 			return Step{"LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: g.lease(150), Keys: g.chance(600)}}
 		}},
+		{14, func() Step { return Step{"LeaseKeepAlive", &pb.LeaseKeepAliveRequest{ID: g.lease(200)}} }},
 		{8, func() Step { return Step{"LeaseLeases", &pb.LeaseLeasesRequest{}} }},
 		{4, func() Step { return Step{kindPickedLease, &pb.LeaseGrantRequest{TTL: 600}} }},
 		{3, func() Step {

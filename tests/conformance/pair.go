@@ -56,6 +56,7 @@ var methods = map[string]method{
 	"LeaseRevoke":     {path: "/etcdserverpb.Lease/LeaseRevoke", make: func() proto.Message { return &pb.LeaseRevokeResponse{} }},
 	"LeaseTimeToLive": {path: "/etcdserverpb.Lease/LeaseTimeToLive", make: func() proto.Message { return &pb.LeaseTimeToLiveResponse{} }},
 	"LeaseLeases":     {path: "/etcdserverpb.Lease/LeaseLeases", make: func() proto.Message { return &pb.LeaseLeasesResponse{} }},
+	"LeaseKeepAlive":  {path: "/etcdserverpb.Lease/LeaseKeepAlive", make: func() proto.Message { return &pb.LeaseKeepAliveResponse{} }, stream: true},
 	"HashKV":          {path: "/etcdserverpb.Maintenance/HashKV", make: func() proto.Message { return &pb.HashKVResponse{} }},
 	"Hash":            {path: "/etcdserverpb.Maintenance/Hash", make: func() proto.Message { return &pb.HashResponse{} }},
 	"Status":          {path: "/etcdserverpb.Maintenance/Status", make: func() proto.Message { return &pb.StatusResponse{} }},
@@ -82,7 +83,7 @@ func call(conn grpc.ClientConnInterface, kind string, req proto.Message) Answer 
 }
 
 func callStream(ctx context.Context, conn grpc.ClientConnInterface, m method, req proto.Message) Answer {
-	desc := &grpc.StreamDesc{ServerStreams: true}
+	desc := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
 	stream, err := conn.NewStream(ctx, desc, m.path, grpc.WaitForReady(true))
 	if err == nil {
 		if err = stream.SendMsg(req); err == nil {
@@ -250,8 +251,16 @@ func same(a, b Answer, slack int64) bool {
 
 // side is one of the two servers.
 type side struct {
-	server *harness.Server
-	conn   *grpc.ClientConn
+	server  *harness.Server
+	conn    *grpc.ClientConn
+	watches *grpc.ClientConn // For watch streams, when they go another way than calls.
+}
+
+func (s *side) watchConn() *grpc.ClientConn {
+	if s.watches != nil {
+		return s.watches
+	}
+	return s.conn
 }
 
 func (s *side) connect() error {
@@ -332,6 +341,10 @@ func (p *pair) noteLease(s Step, a Answer) {
 			resp := a.Messages[0].(*pb.LeaseGrantResponse)
 			p.ttl[resp.ID] = resp.TTL
 			p.expiry[resp.ID] = time.Now().Add(time.Duration(resp.TTL) * time.Second)
+		}
+	case *pb.LeaseKeepAliveRequest:
+		if p.ttl[req.ID] != 0 {
+			p.expiry[req.ID] = time.Now().Add(time.Duration(p.ttl[req.ID]) * time.Second)
 		}
 	case *pb.LeaseRevokeRequest:
 		delete(p.ttl, req.ID)

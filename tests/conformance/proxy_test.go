@@ -116,7 +116,7 @@ func (p *proxy) handle(_ any, stream grpc.ServerStream) error {
 }
 
 func (p *proxy) forward(ctx context.Context, m method, req proto.Message) ([]proto.Message, error) {
-	out, err := p.backend.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, m.path)
+	out, err := p.backend.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, m.path)
 	if err == nil {
 		err = out.SendMsg(req)
 	}

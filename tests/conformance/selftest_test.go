@@ -130,6 +130,14 @@ func answerFaults() []fault {
 			r.TTL -= 5
 			return true
 		}),
+		on("kept alive for longer", func(r *pb.LeaseKeepAliveResponse) bool { r.TTL++; return true }),
+		on("an unknown lease kept alive", func(r *pb.LeaseKeepAliveResponse) bool {
+			if r.TTL != 0 {
+				return false
+			}
+			r.TTL = 5
+			return true
+		}),
 		on("a lease not listed", func(r *pb.LeaseLeasesResponse) bool {
 			if len(r.Leases) == 0 {
 				return false
@@ -273,6 +281,8 @@ func requestOf(kind string) proto.Message {
 		return &pb.LeaseRevokeRequest{}
 	case "LeaseTimeToLive":
 		return &pb.LeaseTimeToLiveRequest{}
+	case "LeaseKeepAlive":
+		return &pb.LeaseKeepAliveRequest{}
 	case "LeaseLeases":
 		return &pb.LeaseLeasesRequest{}
 	case "HashKV":

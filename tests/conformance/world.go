@@ -175,11 +175,15 @@ func (w *world) briefLease(s Step) {
 		}
 	}
 	w.compare(s, oracle, subject)
-	for _, kind := range []string{"LeaseTimeToLive", "LeaseRevoke"} {
+	for _, kind := range []string{"LeaseTimeToLive", "LeaseKeepAlive", "LeaseRevoke"} {
 		requests := [2]proto.Message{}
 		for i, id := range ids {
-			requests[i] = &pb.LeaseTimeToLiveRequest{ID: id, Keys: true}
-			if kind == "LeaseRevoke" {
+			switch kind {
+			case "LeaseTimeToLive":
+				requests[i] = &pb.LeaseTimeToLiveRequest{ID: id, Keys: true}
+			case "LeaseKeepAlive":
+				requests[i] = &pb.LeaseKeepAliveRequest{ID: id}
+			default:
 				requests[i] = &pb.LeaseRevokeRequest{ID: id}
 			}
 		}
@@ -188,6 +192,9 @@ func (w *world) briefLease(s Step) {
 		for _, a := range []Answer{oracle, subject} {
 			if len(a.Messages) == 1 {
 				if resp, ok := a.Messages[0].(*pb.LeaseTimeToLiveResponse); ok && s.Kind == kindPickedLease {
+					resp.ID = 1
+				}
+				if resp, ok := a.Messages[0].(*pb.LeaseKeepAliveResponse); ok && s.Kind == kindPickedLease {
 					resp.ID = 1
 				}
 			}

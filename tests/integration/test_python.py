@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import os
 import pathlib
+import queue
 import signal
 import socket
 import subprocess
@@ -294,6 +295,85 @@ def test_leases(channel, kv, stubs):
     ]
     lease.LeaseRevoke(stubs.rpc.LeaseRevokeRequest(ID=granted.ID), timeout=10)
     assert kv.Range(stubs.rpc.RangeRequest(key=b"leased"), timeout=10).count == 0
+
+
+class Watching:
+    """A watch stream whose requests are sent one by one."""
+
+    def __init__(self, channel, stubs):
+        self.rpc = stubs.rpc
+        self.requests = queue.Queue()
+        self.responses = stubs.service.WatchStub(channel).Watch(
+            iter(self.requests.get, None), timeout=60
+        )
+
+    def create(self, **fields):
+        create = self.rpc.WatchCreateRequest(**fields)
+        self.requests.put(self.rpc.WatchRequest(create_request=create))
+        return next(self.responses)
+
+    def close(self):
+        self.requests.put(None)
+        self.responses.cancel()
+
+
+@pytest.fixture
+def watching(channel, stubs):
+    w = Watching(channel, stubs)
+    yield w
+    w.close()
+
+
+def test_watch(watching, kv, stubs):
+    rpc = stubs.rpc
+    made = watching.create(key=b"watch/", range_end=b"watch0", prev_kv=True)
+    assert made.created and not made.canceled and made.watch_id == 0 and made.header.member_id
+    first = kv.Put(rpc.PutRequest(key=b"watch/a", value=b"1"), timeout=10).header.revision
+    kv.Put(rpc.PutRequest(key=b"watch/a", value=b"2"), timeout=10)
+    kv.DeleteRange(rpc.DeleteRangeRequest(key=b"watch/a"), timeout=10)
+    got = [e for _ in range(3) for e in next(watching.responses).events]
+    assert [e.type for e in got] == [0, 0, 1]
+    assert [e.kv.mod_revision for e in got] == [first, first + 1, first + 2]
+    assert [e.prev_kv.value for e in got] == [b"", b"1", b"2"]
+    watching.requests.put(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+    progress = next(watching.responses)
+    assert (progress.watch_id, progress.header.revision) == (-1, first + 2)
+    watching.requests.put(rpc.WatchRequest(cancel_request=rpc.WatchCancelRequest(watch_id=0)))
+    assert next(watching.responses).canceled
+
+
+def test_watch_filters_and_refusals(watching, kv, stubs):
+    rpc = stubs.rpc
+    start = kv.Put(rpc.PutRequest(key=b"filter"), timeout=10).header.revision
+    kv.DeleteRange(rpc.DeleteRangeRequest(key=b"filter"), timeout=10)
+    kv.Put(rpc.PutRequest(key=b"filter", value=b"2"), timeout=10)
+    made = watching.create(key=b"filter", start_revision=start, filters=["NODELETE"], watch_id=7)
+    assert made.watch_id == 7
+    got = []
+    while len(got) < 2:
+        got += next(watching.responses).events
+    assert [e.kv.mod_revision for e in got] == [start, start + 2]
+    for fields, reason in (
+        ({"key": b"b", "range_end": b"a"}, "mvcc: watcher range is empty"),
+        ({"key": b"b", "watch_id": 7}, "mvcc: duplicate watch ID provided on the WatchStream"),
+        (
+            {"key": b"b", "start_revision": -1},
+            "etcdserver: mvcc: required revision has been compacted",
+        ),
+    ):
+        refusal = watching.create(**fields)
+        assert refusal.created and refusal.canceled and refusal.watch_id == -1
+        assert refusal.cancel_reason == reason
+
+
+def test_keep_alive(channel, stubs):
+    lease = stubs.service.LeaseStub(channel)
+    granted = lease.LeaseGrant(stubs.rpc.LeaseGrantRequest(TTL=30), timeout=10)
+    ids = [granted.ID, granted.ID, 404]
+    answers = lease.LeaseKeepAlive(
+        iter([stubs.rpc.LeaseKeepAliveRequest(ID=i) for i in ids]), timeout=10
+    )
+    assert [(a.ID, a.TTL) for a in answers] == [(granted.ID, 30), (granted.ID, 30), (404, 0)]
 
 
 def test_maintenance(channel, stubs):

@@ -24,6 +24,7 @@
 #include "api/peer.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "server/lessor.h"
 #include "server/peer_door.h"
 
 enum { OTHERS_MAX = 8, LOG_MAX = 1 << 20 };
@@ -257,6 +258,17 @@ bool server_cancel(struct server *s, struct request *request)
 void server_promote_member(struct server *s, struct request *request, uint64_t member_id)
 {
     request->finish(request, OUTCOME_STOPPED);
+}
+
+void server_peer_lease_renew(struct server *s, struct request *request, int64_t id)
+{
+    request->finish(request, OUTCOME_NOT_PRIMARY);
+}
+
+void server_peer_lease_time_to_live(struct server *s, struct request *request, int64_t id,
+                                    bool keys)
+{
+    request->finish(request, OUTCOME_NOT_PRIMARY);
 }
 
 int server_peer_promote_answer(const struct request *request, enum outcome outcome,
