@@ -270,7 +270,8 @@ static void tick_all(struct model *m)
     size_t n = ticks->len;
     _cleanup_(mem_freep) struct heap_node **nodes = mem_alloc(n * sizeof(struct heap_node *) + 1);
 
-    memcpy(nodes, ticks->nodes, n * sizeof(struct heap_node *));
+    for (size_t i = 0; i < n; i++)
+        nodes[i] = ticks->nodes[i];
     for (size_t i = 0; i < n; i++) {
         heap_remove(ticks, nodes[i]);
         heap_push(ticks, nodes[i], 0);
