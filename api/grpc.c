@@ -45,6 +45,7 @@ enum {
     STREAM_WINDOW_BYTES = 512 * 1024,
     HANDSHAKE_MS = 10000,
     CANCEL_WAIT_MS = 500,
+    GOODBYE_MS = 500, /* for connections without calls to close */
     ARGS_MAX = 24,
 };
 
@@ -408,23 +409,29 @@ void grpc_side_adopt(struct grpc_side *g, int fd)
 
 /* ---- stop ---- */
 
-static bool is_stopped(struct grpc_side *g)
+static bool has_no_calls(struct grpc_side *g)
 {
     size_t n_calls = atomic_load(&g->n_unknown);
     for (size_t i = 0; i < g->n_queues; i++)
         n_calls += atomic_load(&g->queues[i]->n_calls);
-    return atomic_load(&g->shut_down) && atomic_load(&g->n_returned) == g->n_slots && n_calls == 0;
+    return n_calls == 0;
 }
 
-/* False: not stopped within that time. */
-static bool stop_wait(struct grpc_side *g, uint64_t timeout_ms)
+static bool is_stopped(struct grpc_side *g)
+{
+    return atomic_load(&g->shut_down) && atomic_load(&g->n_returned) == g->n_slots &&
+           has_no_calls(g);
+}
+
+/* False: not so within that time. */
+static bool stop_wait(struct grpc_side *g, bool (*is_so)(struct grpc_side *g), uint64_t timeout_ms)
 {
     struct timespec until = cond_until(timeout_ms * 1000000);
     check(pthread_mutex_lock(&g->lock) == 0);
     int r = 0;
-    while (!is_stopped(g) && r == 0)
+    while (!is_so(g) && r == 0)
         r = pthread_cond_timedwait(&g->changed, &g->lock, &until);
-    bool done = is_stopped(g);
+    bool done = is_so(g);
     check(pthread_mutex_unlock(&g->lock) == 0);
     return done;
 }
@@ -440,14 +447,16 @@ void grpc_side_stop(struct grpc_side *g, uint64_t grace_ms)
     atomic_store(&g->stopping, true);
     queues_set_stop(g, QUEUE_STOPPING);
     grpc_server_shutdown_and_notify(g->grpc, g->queues[0]->cq, &g->shutdown_event);
-    if (stop_wait(g, grace_ms))
+    if (!stop_wait(g, has_no_calls, grace_ms)) {
+        queues_set_stop(g, QUEUE_CANCELING);
+        stop_wait(g, has_no_calls, CANCEL_WAIT_MS);
+    }
+    if (stop_wait(g, is_stopped, GOODBYE_MS))
         return;
-    queues_set_stop(g, QUEUE_CANCELING);
-    if (stop_wait(g, CANCEL_WAIT_MS))
-        return;
-    /* What is left can't send, or waits for a job that nobody can stop but that ends. */
+    /* What is left can't send, or waits for a job that nobody can stop but that ends; or it is a
+     * connection whose client does not answer that it has heard, for which gRPC waits 20 s. */
     grpc_server_cancel_all_calls(g->grpc);
-    while (!stop_wait(g, 1000))
+    while (!stop_wait(g, is_stopped, 1000))
         log_warn("waiting for calls to end");
 }
 

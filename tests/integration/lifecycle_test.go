@@ -208,3 +208,22 @@ func TestDataFolderModeAndLock(t *testing.T) {
 	_, err = c.Put(rctx, "k", "v")
 	must(t, err)
 }
+
+// TestStopWithDeafClient: a connection whose client answers nothing any more, a stopped process, say, has no call on it
+// and is no reason to wait.
+func TestStopWithDeafClient(t *testing.T) {
+	s := harness.StartForTest(t, harness.Cairn)
+	deaf := dialH2(t, s)
+	must(t, deaf.send(1, [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/etcdserverpb.KV/Range"},
+		{":authority", "x"}, {"content-type", "application/grpc"}, {"te", "trailers"}}, grpcFrame([]byte{0x0a, 1, 'k'}), true))
+	if got := deaf.outcome(1); got != " :status 200 grpc-status 0" {
+		t.Fatalf("a read: %s", got)
+	}
+	start := time.Now()
+	if _, err := s.Terminate(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the stop took %v", took)
+	}
+}
