@@ -290,6 +290,47 @@ static bool count_watched(struct cluster *c, const struct raft_message *m)
     return false;
 }
 
+static void begin_update(struct cluster *c, size_t i, struct call *call, char *url)
+{
+    Etcdserverpb__MemberUpdateRequest q = ETCDSERVERPB__MEMBER_UPDATE_REQUEST__INIT;
+
+    q.id = c->peers[i].id;
+    q.peerurls = &url;
+    q.n_peerurls = 1;
+    call_init(call, REQUEST_MEMBER_UPDATE, BYTES_NULL);
+    server_change_members(server_at(c, i), &call->request, &q);
+}
+
+static void step_without_apply(struct cluster *c, size_t i)
+{
+    c->now_ms += CLUSTER_STEP_MS;
+    for (size_t k = 0; k < 3; k++)
+        assert_int_equal(k == i ? node_turn(server_at(c, k)->node, c->now_ms) : member_step(c, k),
+                         0);
+    net_deliver(c);
+}
+
+/* A follower has applied a change and answered; the leader, asked for the next one, has not. */
+static void test_change_waits_for_the_one_before(void **state)
+{
+    struct cluster *c = *state;
+    size_t leader = cluster_leader(c), i = other(c, leader);
+    char first_url[] = "http://127.0.0.1:21651", second_url[] = "http://127.0.0.1:21652";
+    struct call first, second;
+
+    begin_update(c, i, &first, first_url);
+    for (int step = 0; step < 20; step++)
+        step_without_apply(c, leader);
+    assert_int_equal(first.outcome, OUTCOME_OK);
+    call_deinit(&first);
+    begin_update(c, leader, &second, second_url);
+    for (int step = 0; step < 5; step++)
+        step_without_apply(c, leader);
+    assert_int_equal(second.n_finished, 0);
+    assert_int_equal(cluster_wait(c, &second), OUTCOME_OK);
+    cluster_settle(c);
+}
+
 /* A follower that has a new configuration committed and not applied says nothing. */
 static void test_messages_wait_for_configuration(void **state)
 {
@@ -586,6 +627,7 @@ int main(void)
         T(test_read_rounds),
         T(test_read_retried),
         T(test_read_at_deposed),
+        T(test_change_waits_for_the_one_before),
         T(test_messages_wait_for_configuration),
         T(test_lag_entries),
         T(test_lag_entries_restart),

@@ -295,14 +295,12 @@ static void ask(struct node *n, struct note *note)
     task->run(task, n->raft);
 }
 
-/* A change of the configuration is committed, and our apply worker has not said yet that it is
- * applied. */
 static bool conf_is_pending(struct node *n)
 {
     struct raft_status status;
 
     raft_status(n->raft, &status);
-    return status.conf_index_pending > status.applied && status.conf_index_pending <= status.commit;
+    return node_conf_is_pending(&status);
 }
 
 /* A follower that has applied a change may pass on the next one before this leader has applied it;

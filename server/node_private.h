@@ -136,6 +136,9 @@ void proposals_add(struct proposals *p, uint64_t id, const struct raft_entry *en
 /* Those held go before this turn's, if somebody still waits for them. */
 void node_proposals_release(struct node *n);
 void node_proposals_step(struct node *n, const struct raft_status *status);
+/* A change of the configuration is committed, and the leader's apply worker has not said yet that
+ * it is applied: raft would refuse the next one. */
+bool node_conf_is_pending(const struct raft_status *status);
 void node_proposals_tick(struct node *n);
 void node_proposals_deinit(struct node *n);
 

@@ -12,6 +12,8 @@
  *        gone; none is proposed twice.
  *   (I2) they go in the order in which they came.
  *   (I3) what one term's leader alone may propose is dropped when this member is not that.
+ *   (I4) a change of members stays in `held` while the one before is committed but not applied here:
+ *        whoever applied it elsewhere may ask here already, and would wait for nothing.
  *
  * Thread: raft.
  */
@@ -83,23 +85,39 @@ static size_t portion(const struct proposals *p, size_t first, bool leads)
     return i - first;
 }
 
+bool node_conf_is_pending(const struct raft_status *status)
+{
+    return status->conf_index_pending > status->applied &&
+           status->conf_index_pending <= status->commit;
+}
+
 /* (I3) */
-static void drop_foreign(struct node *n, uint64_t term)
+static void drop_foreign(struct node *n, uint64_t id, struct blob *data)
+{
+    struct request *request = wait_take(n->o.wait, id);
+
+    drop_proposal(n, data);
+    if (request)
+        request->finish(request, OUTCOME_NOT_LEADER);
+}
+
+/* What is left in the batch may be proposed now. */
+static void sift(struct node *n, const struct raft_status *status)
 {
     struct proposals *p = &n->batch;
+    uint64_t term = status->role == RAFT_LEADER ? status->term : 0;
     size_t len = 0;
 
     for (size_t i = 0; i < p->len; i++) {
-        uint64_t only = p->entries[i].term;
-        if (only == 0 || only == term) {
-            p->entries[len] = p->entries[i];
+        const struct raft_entry *e = &p->entries[i];
+        if (e->term != 0 && e->term != term) {
+            drop_foreign(n, p->ids[i], e->data);
+        } else if (e->type != RAFT_ENTRY_NORMAL && node_conf_is_pending(status)) {
+            proposals_add(&n->held, p->ids[i], e); /* (I4) */
+        } else {
+            p->entries[len] = *e;
             p->ids[len++] = p->ids[i];
-            continue;
         }
-        struct request *request = wait_take(n->o.wait, p->ids[i]);
-        drop_proposal(n, p->entries[i].data);
-        if (request)
-            request->finish(request, OUTCOME_NOT_LEADER);
     }
     p->len = len;
 }
@@ -109,8 +127,7 @@ void node_proposals_step(struct node *n, const struct raft_status *status)
     struct proposals *p = &n->batch;
     bool leads = status->role == RAFT_LEADER;
 
-    drop_foreign(n, leads ? status->term : 0);
-
+    sift(n, status);
     for (size_t i = 0, len; i < p->len; i += len) {
         len = portion(p, i, leads);
         int r = raft_step(n->raft, &(struct raft_input){.type = RAFT_PROPOSE,
