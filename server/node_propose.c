@@ -12,8 +12,8 @@
  *        gone; none is proposed twice.
  *   (I2) they go in the order in which they came.
  *   (I3) what one term's leader alone may propose is dropped when this member is not that.
- *   (I4) a change of members stays in `held` while the one before is committed but not applied here:
- *        whoever applied it elsewhere may ask here already, and would wait for nothing.
+ *   (I4) a change of members stays in `held` while the one before is committed but not applied
+ *        here: whoever applied it elsewhere may ask here already, and would wait for nothing.
  *
  * Thread: raft.
  */
