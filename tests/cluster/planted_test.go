@@ -16,7 +16,10 @@ func TestPlantedErrors(t *testing.T) {
 		rng := newRand(t)
 		g := newCampaign(t, rng, kindsFor(rng, 3))
 		g.lie = true
-		err := g.attempt(func(*load) { g.oneWay(g.follower(), false, true) })
+		var err error
+		for tries := 0; err == nil && tries < 5; tries++ { // On a busy machine a round may see no stale read.
+			err = g.attempt(func(*load) { g.oneWay(g.follower(), false, true) })
+		}
 		demand(t, err, "stale", "by order")
 	})
 	t.Run("acknowledged-writes-lost", func(t *testing.T) {
