@@ -189,7 +189,7 @@ static void expired(struct peer_timer *timer)
 {
     struct peer_call *c = container_of(timer, struct peer_call, timer);
 
-    if (timer->deadline_ms == 0 && c->conn)
+    if (peer_timer_deadline_ms(timer) == 0 && c->conn)
         conn_failed(c);
     else
         end(c, c->error);

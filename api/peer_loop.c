@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The loop of the peer protocol (see peer_loop.h): epoll, a binary heap of timers, an inbox of
- * tasks with an eventfd as its bell.
+ * The loop of the peer protocol (see peer_loop.h): epoll, a heap of timers, an inbox of tasks with
+ * an eventfd as its bell.
  *
  * I1. Of what a turn has fetched from epoll nothing is delivered to a source that was removed in
  * the same turn: removing blanks it out of the rest of the batch.
- * I2. timers[1..n_timers] is a heap by deadline, and timers[t->slot] == t for each of them.
- * I3. woken is true while a wake-up is under way; it is reset before the inbox is drained, so what
+ * I2. woken is true while a wake-up is under way; it is reset before the inbox is drained, so what
  * comes later rings again.
  *
  * Thread: the loop; peer_loop_post() any.
@@ -54,71 +53,32 @@ void peer_source_remove(struct peer_loop *l, struct peer_source *s)
 
 /* ---- timers ---- */
 
-static void timer_place(struct peer_loop *l, struct peer_timer *t, size_t slot)
-{
-    l->timers[slot] = t;
-    t->slot = slot;
-}
-
-static void timer_up(struct peer_loop *l, struct peer_timer *t)
-{
-    size_t slot = t->slot;
-
-    for (; slot > 1 && l->timers[slot / 2]->deadline_ms > t->deadline_ms; slot /= 2)
-        timer_place(l, l->timers[slot / 2], slot);
-    timer_place(l, t, slot);
-}
-
-static void timer_down(struct peer_loop *l, struct peer_timer *t)
-{
-    size_t slot = t->slot;
-
-    for (;;) {
-        size_t child = 2 * slot;
-        if (child < l->n_timers &&
-            l->timers[child + 1]->deadline_ms < l->timers[child]->deadline_ms)
-            child++;
-        if (child > l->n_timers || l->timers[child]->deadline_ms >= t->deadline_ms)
-            break;
-        timer_place(l, l->timers[child], slot);
-        slot = child;
-    }
-    timer_place(l, t, slot);
-}
-
 void peer_timer_clear(struct peer_loop *l, struct peer_timer *t)
 {
-    if (t->slot == 0)
-        return;
-    check(l->timers[t->slot] == t);
-    struct peer_timer *last = l->timers[l->n_timers--];
-    if (last != t) {
-        timer_place(l, last, t->slot);
-        timer_up(l, last);
-        timer_down(l, last);
-    }
-    t->slot = 0;
+    heap_remove(&l->timers, &t->due);
 }
 
 void peer_timer_set(struct peer_loop *l, struct peer_timer *t, uint64_t deadline_ms)
 {
     peer_timer_clear(l, t);
-    t->deadline_ms = deadline_ms;
-    check(l->n_timers < PEER_TIMERS_MAX);
-    if (l->n_timers + 1 >= l->timers_cap) {
-        l->timers_cap = l->timers_cap ? 2 * l->timers_cap : 64;
-        l->timers = mem_realloc(l->timers, l->timers_cap * sizeof(struct peer_timer *));
-    }
-    timer_place(l, t, ++l->n_timers);
-    timer_up(l, t);
+    check(l->timers.len < PEER_TIMERS_MAX);
+    heap_push(&l->timers, &t->due, (int64_t)deadline_ms);
+}
+
+static struct peer_timer *timer_first(const struct peer_loop *l)
+{
+    struct heap_node *due = heap_top(&l->timers);
+
+    return due ? container_of(due, struct peer_timer, due) : NULL;
 }
 
 /* As many as there are now at most: one that sets itself again for now does not keep the turn. */
 static void timers_expire(struct peer_loop *l, uint64_t now_ms)
 {
-    for (size_t n = l->n_timers; n > 0 && l->n_timers > 0; n--) {
-        struct peer_timer *t = l->timers[1];
-        if (t->deadline_ms > now_ms)
+    struct peer_timer *t;
+
+    for (size_t n = l->timers.len; n > 0 && (t = timer_first(l)); n--) {
+        if (peer_timer_deadline_ms(t) > now_ms)
             return;
         peer_timer_clear(l, t);
         t->expired(t);
@@ -161,9 +121,11 @@ static void wake_ready(struct peer_source *s, uint32_t events)
 
 static int turn_wait(const struct peer_loop *l, uint64_t now_ms, int wait_ms_max)
 {
-    if (l->n_timers == 0)
+    const struct peer_timer *t = timer_first(l);
+
+    if (!t)
         return wait_ms_max;
-    uint64_t deadline_ms = l->timers[1]->deadline_ms;
+    uint64_t deadline_ms = peer_timer_deadline_ms(t);
     uint64_t wait_ms = deadline_ms > now_ms ? deadline_ms - now_ms : 0;
     return wait_ms_max >= 0 && wait_ms > (uint64_t)wait_ms_max ? wait_ms_max : (int)wait_ms;
 }
@@ -215,13 +177,13 @@ void peer_loop_deinit(struct peer_loop *l)
 {
     if (!l->wake.ready)
         return;
-    check(!l->started && l->n_timers == 0);
+    check(!l->started && l->timers.len == 0);
     if (l->wake.fd >= 0)
         close(l->wake.fd);
     if (l->epoll_fd >= 0)
         close(l->epoll_fd);
     inbox_deinit(&l->inbox);
-    free(l->timers);
+    heap_deinit(&l->timers);
     free(l->scratch);
     *l = (struct peer_loop){0};
 }

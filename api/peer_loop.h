@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <sys/epoll.h>
 
+#include "base/heap.h"
 #include "base/inbox.h"
 
 enum { PEER_EVENTS_MAX = 128, PEER_TIMERS_MAX = 1 << 16, PEER_SCRATCH_BYTES = 256 << 10 };
@@ -26,9 +27,14 @@ struct peer_source {
 /* Zeroed, it is not set. It goes off once. */
 struct peer_timer {
     void (*expired)(struct peer_timer *timer);
-    uint64_t deadline_ms;
-    size_t slot; /* in the heap; 0: not set */
+    struct heap_node due; /* by its deadline in milliseconds; in no heap: not set */
 };
+
+/* Also when it has gone off. */
+static inline uint64_t peer_timer_deadline_ms(const struct peer_timer *timer)
+{
+    return (uint64_t)timer->due.key;
+}
 
 /* Runs on the loop, once for each post; its maker bounds how many there are. */
 struct peer_task {
@@ -43,8 +49,7 @@ struct peer_loop {
     struct inbox inbox;
     struct epoll_event events[PEER_EVENTS_MAX]; /* of the turn under way */
     int n_events, at;
-    struct peer_timer **timers; /* a heap, from 1 */
-    size_t n_timers, timers_cap;
+    struct heap timers;
     pthread_t thread;
     bool started;
     bool ended;

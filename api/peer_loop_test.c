@@ -31,9 +31,9 @@ static void rings(struct peer_timer *timer)
 {
     struct alarm_clock *a = container_of(timer, struct alarm_clock, timer);
 
-    assert_true(timer->slot == 0);
-    assert_true(timer->deadline_ms >= *a->last_ms);
-    *a->last_ms = timer->deadline_ms;
+    assert_false(heap_linked(&timer->due));
+    assert_true(peer_timer_deadline_ms(timer) >= *a->last_ms);
+    *a->last_ms = peer_timer_deadline_ms(timer);
     ++*a->n;
 }
 
@@ -59,7 +59,7 @@ static void timers_ring_in_order_whatever_was_set_moved_and_cleared(void **state
             peer_timer_set(&l, t, soon_ms - rng_below(&rng, 1000));
     }
     for (int i = 0; i < TIMERS; i++)
-        set += clocks[i].timer.slot != 0;
+        set += heap_linked(&clocks[i].timer.due);
     assert_true(set > TIMERS / 2);
     while (n < set)
         peer_loop_turn(&l, 0);
