@@ -443,13 +443,39 @@ void concurrency_start(struct call *call, ProtobufCBinaryData name, int64_t leas
         then(call);
 }
 
-void concurrency_make_key(struct concurrency *c)
+/* etcd's: name, slash, the lease in hexadecimal. */
+static void make_key(struct concurrency *c)
 {
     uint64_t id = (uint64_t)c->lease;
     bool negative = c->lease < 0;
     buf_clear(&c->key);
     buf_append_bytes(&c->key, c->prefix);
     buf_printf(&c->key, "%s%jx", negative ? "-" : "", (uintmax_t)(negative ? -id : id));
+}
+
+static Etcdserverpb__RequestOp op_range(Etcdserverpb__RangeRequest *r)
+{
+    Etcdserverpb__RequestOp op = ETCDSERVERPB__REQUEST_OP__INIT;
+    op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+    op.request_range = r;
+    return op;
+}
+
+void concurrency_enter(struct call *call, ProtobufCBinaryData value, bool and_oldest,
+                       call_step then)
+{
+    struct concurrency *c = call->state;
+    make_key(c);
+    Etcdserverpb__PutRequest put = concurrency_put(c, value);
+    Etcdserverpb__RangeRequest own = concurrency_own(c), oldest = concurrency_oldest(c);
+    Etcdserverpb__RequestOp put_op = concurrency_op_put(&put), own_op = op_range(&own),
+                            oldest_op = op_range(&oldest);
+    Etcdserverpb__RequestOp *absent[] = {&put_op, &oldest_op}, *present[] = {&own_op, &oldest_op};
+    Etcdserverpb__TxnRequest branches = ETCDSERVERPB__TXN_REQUEST__INIT;
+    branches.n_success = branches.n_failure = and_oldest ? 2 : 1;
+    branches.success = absent;
+    branches.failure = present;
+    concurrency_txn(call, 0, &branches, then);
 }
 
 void concurrency_set_key(struct concurrency *c, ProtobufCBinaryData key)

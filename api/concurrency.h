@@ -66,10 +66,12 @@ struct concurrency {
 struct concurrency *concurrency_new(struct call *call);
 /* A session: c->prefix from name; lease 0: one is granted. */
 void concurrency_start(struct call *call, ProtobufCBinaryData name, int64_t lease, call_step then);
-/* c->key becomes etcd's: name, slash, the lease in hexadecimal. */
-void concurrency_make_key(struct concurrency *c);
 void concurrency_set_key(struct concurrency *c, ProtobufCBinaryData key);
 
+/* Stands in line: c->key becomes the name's with the lease's number; it is put with that value, or
+ * read if it is there already. and_oldest: the first in line is read, too. */
+void concurrency_enter(struct call *call, ProtobufCBinaryData value, bool and_oldest,
+                       call_step then);
 /* A transaction that asks whether c->key was created at that revision (0: does not exist). */
 void concurrency_txn(struct call *call, int64_t created, const Etcdserverpb__TxnRequest *branches,
                      call_step then);
@@ -138,14 +140,6 @@ static inline Etcdserverpb__RequestOp concurrency_op_put(Etcdserverpb__PutReques
     Etcdserverpb__RequestOp op = ETCDSERVERPB__REQUEST_OP__INIT;
     op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
     op.request_put = r;
-    return op;
-}
-
-static inline Etcdserverpb__RequestOp concurrency_op_range(Etcdserverpb__RangeRequest *r)
-{
-    Etcdserverpb__RequestOp op = ETCDSERVERPB__REQUEST_OP__INIT;
-    op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
-    op.request_range = r;
     return op;
 }
 

@@ -113,18 +113,8 @@ static void entered(struct call *call)
 
 static void enter(struct call *call)
 {
-    struct concurrency *c = call->state;
     const V3electionpb__CampaignRequest *request = call->message;
-    concurrency_make_key(c);
-    Etcdserverpb__PutRequest put = concurrency_put(c, request->value);
-    Etcdserverpb__RangeRequest own = concurrency_own(c);
-    Etcdserverpb__RequestOp put_op = concurrency_op_put(&put), own_op = concurrency_op_range(&own);
-    Etcdserverpb__RequestOp *absent[] = {&put_op}, *present[] = {&own_op};
-    Etcdserverpb__TxnRequest branches = ETCDSERVERPB__TXN_REQUEST__INIT;
-    branches.n_success = branches.n_failure = 1;
-    branches.success = absent;
-    branches.failure = present;
-    concurrency_txn(call, 0, &branches, entered);
+    concurrency_enter(call, request->value, false, entered);
 }
 
 void election_campaign(struct call *call)

@@ -64,18 +64,7 @@ static void queued(struct call *call)
 
 static void start(struct call *call)
 {
-    struct concurrency *c = call->state;
-    concurrency_make_key(c);
-    Etcdserverpb__PutRequest put = concurrency_put(c, (ProtobufCBinaryData){0});
-    Etcdserverpb__RangeRequest own = concurrency_own(c), oldest = concurrency_oldest(c);
-    Etcdserverpb__RequestOp put_op = concurrency_op_put(&put), own_op = concurrency_op_range(&own),
-                            oldest_op = concurrency_op_range(&oldest);
-    Etcdserverpb__RequestOp *absent[] = {&put_op, &oldest_op}, *present[] = {&own_op, &oldest_op};
-    Etcdserverpb__TxnRequest branches = ETCDSERVERPB__TXN_REQUEST__INIT;
-    branches.n_success = branches.n_failure = 2;
-    branches.success = absent;
-    branches.failure = present;
-    concurrency_txn(call, 0, &branches, queued);
+    concurrency_enter(call, (ProtobufCBinaryData){0}, true, queued);
 }
 
 void lock_lock(struct call *call)
