@@ -228,7 +228,7 @@ void cluster_version_tick(struct cluster_version *v, uint64_t now_ms)
     struct server *s = v->server;
     uint64_t term = atomic_load(&s->state.term_begun);
 
-    if (atomic_load(&s->state.leader) != s->state.member_id ||
+    if (!server_leads(s) ||
         (term == atomic_load(&v->term_seen) && now_ms < atomic_load(&v->next_ms)) ||
         atomic_exchange(&v->busy, true))
         return;

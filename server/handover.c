@@ -98,7 +98,7 @@ void server_hand_over(struct server *s)
 {
     struct choice c;
 
-    if (atomic_load(&s->state.leader) != s->state.member_id)
+    if (!server_leads(s))
         return;
     c = choose(s);
     if (c.voters <= 1)

@@ -63,7 +63,8 @@ void member_change_propose(struct server *s, uint64_t request_id, struct blob *c
 {
     struct request *request;
 
-    if (node_propose(s->node, request_id, RAFT_ENTRY_CONF_CHANGE, change))
+    if (node_propose(s->node, request_id,
+                     (struct raft_entry){.type = RAFT_ENTRY_CONF_CHANGE, .data = change}))
         return;
     blob_unref(change);
     request = wait_take(&s->wait, request_id);

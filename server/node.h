@@ -56,11 +56,10 @@ void node_wake(struct node *n);
 
 /* ---- requests ---- */
 
-/* False: the inbox is full. Takes the blob when true. */
-bool node_propose(struct node *n, uint64_t id, enum raft_entry_type type, struct blob *data);
-/* Proposed only while this member leads in that term: never sent on to another one. Else the
- * request is finished with OUTCOME_NOT_LEADER. */
-bool node_propose_in_term(struct node *n, uint64_t id, uint64_t term, struct blob *data);
+/* An entry of which type, term and data count. With a term it is proposed only while this member
+ * leads in that one, never sent on to another; else the request is finished with
+ * OUTCOME_NOT_LEADER. False: the inbox is full. Takes the blob when true. */
+bool node_propose(struct node *n, uint64_t id, struct raft_entry entry);
 /* The request with that id is finished with OUTCOME_OK once a linearizable read may run. False:
  * full. */
 bool node_read(struct node *n, uint64_t id);

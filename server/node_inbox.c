@@ -49,7 +49,7 @@ void node_uncharge(struct node *n, const struct blob *data)
                               memory_order_relaxed);
 }
 
-static bool push_proposal(struct node *n, uint64_t id, struct raft_entry entry)
+bool node_propose(struct node *n, uint64_t id, struct raft_entry entry)
 {
     struct note *note;
 
@@ -64,16 +64,6 @@ static bool push_proposal(struct node *n, uint64_t id, struct raft_entry entry)
     node_uncharge(n, entry.data);
     free(note);
     return false;
-}
-
-bool node_propose(struct node *n, uint64_t id, enum raft_entry_type type, struct blob *data)
-{
-    return push_proposal(n, id, (struct raft_entry){.type = type, .data = data});
-}
-
-bool node_propose_in_term(struct node *n, uint64_t id, uint64_t term, struct blob *data)
-{
-    return push_proposal(n, id, (struct raft_entry){.term = term, .data = data});
 }
 
 static bool push_request(struct node *n, struct note *note)

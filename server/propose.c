@@ -84,9 +84,9 @@ void server_submit(struct server *s, struct request *request)
         return;
     }
     /* From here on the request may be finished, and gone, at any moment. */
-    uint64_t id = request->id, term = request->only_term;
-    if (!(term ? node_propose_in_term(s->node, id, term, entry)
-               : node_propose(s->node, id, RAFT_ENTRY_NORMAL, entry))) {
+    uint64_t id = request->id;
+    if (!node_propose(s->node, id,
+                      (struct raft_entry){.term = request->only_term, .data = entry})) {
         blob_unref(entry);
         request = wait_take(&s->wait, id);
         if (request)
