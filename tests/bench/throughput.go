@@ -31,12 +31,12 @@ const (
 	readKey    = "foo"
 )
 
-func (c *config) list() []scenario {
+func (c *config) list(groups map[string]bool) []scenario {
 	var all []scenario
 	add := func(group, name string, args ...string) {
 		for _, load := range [][2]int{{1, 1}, {100, 10}, {1000, 100}} {
 			middle := load[0] == 100
-			if c.scenarios[group] && (middle || !c.quick && group != "txn-put") {
+			if groups[group] && (middle || !c.quick && group != "txn-put") {
 				all = append(all, scenario{group, fmt.Sprintf("%s %d/%d", name, load[0], load[1]), args, load[0], load[1]})
 			}
 		}
@@ -197,11 +197,11 @@ func (c *config) throughput(out *table) error {
 	}
 	defer etcd.Close()
 	defer cairn.Close()
-	return c.compare(out, "scenario (clients/connections)", [2]target{{etcd}, {cairn}})
+	return c.compare(out, "scenario (clients/connections)", c.scenarios, [2]target{{etcd}, {cairn}})
 }
 
 // compare runs the tool's scenarios against etcd and Cairn in turns.
-func (c *config) compare(out *table, title string, pair [2]target) error {
+func (c *config) compare(out *table, title string, groups map[string]bool, pair [2]target) error {
 	for _, to := range pair {
 		if err := putOne(to[0], readKey, randomValue(rand.New(rand.NewPCG(1, 2)))); err != nil {
 			return err
@@ -209,7 +209,7 @@ func (c *config) compare(out *table, title string, pair [2]target) error {
 	}
 	out.start(title, "req/s", "ratio", "p50 ms", "ratio", "p99 ms", "ratio",
 		"server us/req", "ratio", "client us/req", "RSS MiB", "other %")
-	for _, sc := range c.list() {
+	for _, sc := range c.list(groups) {
 		var totals [2]int
 		var err error
 		for i, to := range pair {

@@ -74,14 +74,26 @@ func (p *ctlProcess) interrupt() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// TestEtcdctlLock runs the same commands on both servers; prints and exit codes must be the same.
-func TestEtcdctlLock(t *testing.T) {
-	name := unique(t, "n")
+// sameOnBoth tells the same story on etcd and on Cairn; what is said must be equal.
+func sameOnBoth(t *testing.T, story func(s *harness.Server, say func(format string, args ...any))) {
+	t.Helper()
 	etcd, cairn := bothServers(t)
 	var said [2]string
 	for i, s := range []*harness.Server{etcd, cairn} {
 		var lines []string
-		say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+		story(s, func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) })
+		said[i] = strings.Join(lines, "\n")
+	}
+	if said[0] != said[1] {
+		t.Errorf("etcd:\n%s\ncairn:\n%s", said[0], said[1])
+	}
+	t.Log(said[0])
+}
+
+// TestEtcdctlLock runs the same commands on both servers; prints and exit codes must be the same.
+func TestEtcdctlLock(t *testing.T) {
+	name := unique(t, "n")
+	sameOnBoth(t, func(s *harness.Server, say func(format string, args ...any)) {
 		for _, args := range [][]string{
 			{"lock", name, "echo", "inside"}, {"lock", name, "false"}, {"lock", name, "--", "sh", "-c", "exit 3"},
 			{"lock", name, "no-such-command"}, {"lock"}, {"lock", name, "--ttl", "5", "true"},
@@ -98,21 +110,12 @@ func TestEtcdctlLock(t *testing.T) {
 		say("second %s", second.line())
 		say("second ends with %d", second.interrupt())
 		w.waitKeys(name, 0)
-		said[i] = strings.Join(lines, "\n")
-	}
-	if said[0] != said[1] {
-		t.Errorf("etcd:\n%s\ncairn:\n%s", said[0], said[1])
-	}
-	t.Log(said[0])
+	})
 }
 
 func TestEtcdctlElect(t *testing.T) {
 	name := unique(t, "n")
-	etcd, cairn := bothServers(t)
-	var said [2]string
-	for i, s := range []*harness.Server{etcd, cairn} {
-		var lines []string
-		say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	sameOnBoth(t, func(s *harness.Server, say func(format string, args ...any)) {
 		first := startCtl(t, s, "elect", name, "one")
 		say("first %s %s", first.line(), first.line())
 		listener := startCtl(t, s, "elect", "-l", name)
@@ -126,12 +129,7 @@ func TestEtcdctlElect(t *testing.T) {
 		say("listener ends with %d", listener.interrupt())
 		say("second ends with %d", second.interrupt())
 		w.waitKeys(name, 0)
-		said[i] = strings.Join(lines, "\n")
-	}
-	if said[0] != said[1] {
-		t.Errorf("etcd:\n%s\ncairn:\n%s", said[0], said[1])
-	}
-	t.Log(said[0])
+	})
 }
 
 // TestConcurrencyMutex lets sessions of clientv3's own recipes, and the server's, take turns at one lock.
