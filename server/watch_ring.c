@@ -319,14 +319,21 @@ static size_t read_block(struct reader *reader, struct watch_block *b, size_t of
     return offset;
 }
 
-/* The block behind b, which may have left the ring while it was read; under the lock. False: that
- * one has left it, too. */
-static bool next_block(const struct watch_ring *ring, const struct watch_block *b,
-                       struct watch_block **ret)
+/* Where a block that was read up to used goes on: in itself if it has grown meanwhile, and else in
+ * the one behind it; b may have left the ring. Under the lock. False: that one has left it, too. */
+static bool next_block(const struct watch_ring *ring, struct watch_block *b, size_t used,
+                       struct watch_ring_place *place, struct watch_block **ret)
 {
+    if (b->used > used) {
+        *ret = watch_block_ref(b);
+        return true;
+    }
     if (!ring->oldest || ring->oldest->number > b->number + 1)
         return false;
-    *ret = b->next ? watch_block_ref(b->next) : NULL;
+    if (b->next) {
+        *place = (struct watch_ring_place){b->next->number, 0};
+        *ret = watch_block_ref(b->next);
+    }
     return true;
 }
 
@@ -350,9 +357,7 @@ bool watch_ring_slice(struct watch_ring *ring, const struct watch_slice_options 
         pthread_mutex_lock(&ring->lock);
         next = NULL;
         if (!reader.full)
-            held = next_block(ring, b, &next);
-        if (next)
-            *place = (struct watch_ring_place){next->number, 0};
+            held = next_block(ring, b, used, place, &next);
         watch_block_unref(b);
         b = next;
     }

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The watch hub with its threads: one writes, one is the hub's, some consume, of which some cancel,
- * begin anew and close all the time. Every event arrives once. Meant for the thread sanitizer, too.
+ * begin anew and close all the time. Every event arrives once. And the ring alone, read while it is
+ * written behind what is published. Meant for the thread sanitizer, too.
  */
 #include "server/test_watch.h"
+
+#include <sched.h>
 
 #include "base/clock.h"
 #include "base/cond.h"
@@ -139,10 +142,79 @@ static void test_threads(void **state)
     watch_box_free(b);
 }
 
+/* ---- the ring alone ---- */
+
+enum { APPENDS = 40000, TURN = 7, EVENTS_A_BLOCK = 20, AHEAD_MAX = 40 };
+
+struct ring_box {
+    struct watch_ring ring;
+    _Atomic int64_t published, read;
+};
+
+/* One event a revision; seen when TURN are appended. It keeps near to the reader, for what both do
+ * in one block is to be seen. */
+static void *append_run(void *arg)
+{
+    struct ring_box *b = arg;
+
+    for (int64_t rev = 2; rev < APPENDS + 2; rev++) {
+        struct mvcc_change change = {.rev = {rev, 0}, .kind = SCHEMA_CREATE};
+        change.kv = (struct kv){.key = BYTES_LIT("key"), .create = rev, .mod = rev, .version = 1};
+        watch_ring_append(&b->ring, &change, 1);
+        if (rev % TURN == 0 || rev == APPENDS + 1)
+            atomic_store(&b->published, rev);
+        while (rev - atomic_load(&b->read) > AHEAD_MAX)
+            sched_yield();
+    }
+    return NULL;
+}
+
+/* Returns the revision to go on from. */
+static int64_t read_ring(struct ring_box *b, int64_t from, int64_t upto,
+                         struct watch_ring_place *place, struct watch_slice *slice)
+{
+    struct watch_slice_options o = {from, upto, SIZE_MAX, SIZE_MAX};
+
+    if (!watch_ring_slice(&b->ring, &o, place, slice)) {
+        *place = (struct watch_ring_place){0};
+        return upto + 1; /* the store would be read */
+    }
+    for (size_t i = 0; i < slice->n_events; i++)
+        assert_int_equal(slice->events[i].record->rev.main, from++);
+    assert_int_equal(from, upto + 1);
+    assert_int_equal(slice->next, from);
+    watch_slice_clear(slice);
+    return from;
+}
+
+static void test_ring_grows(void **state)
+{
+    struct ring_box b = {.published = 1};
+    struct watch_ring_place place = {0};
+    struct watch_slice slice = {0};
+    atomic_size_t memory = 0;
+    pthread_t writer;
+
+    watch_ring_init(&b.ring, WATCH_RING_BLOCKS * EVENTS_A_BLOCK * watch_record_room(3, 12),
+                    &memory);
+    assert_int_equal(pthread_create(&writer, NULL, append_run, &b), 0);
+    for (int64_t from = 2, upto; from < APPENDS + 2;) {
+        upto = atomic_load(&b.published);
+        if (upto >= from)
+            from = read_ring(&b, from, upto, &place, &slice);
+        atomic_store(&b.read, from);
+    }
+    pthread_join(writer, NULL);
+    watch_slice_deinit(&slice);
+    watch_ring_deinit(&b.ring);
+    assert_int_equal(atomic_load(&memory), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_ring_grows),
     };
 
     log_level_min = LOG_ERROR;
