@@ -24,33 +24,50 @@ static void ask(struct transport *t, char *const *url, const char *path, uint64_
     transport_fetch_wait(t, f);
 }
 
-bool bootstrap_ask_members(struct transport *t, char *const *urls, size_t n, uint64_t timeout_ms,
-                           struct member_list *ret, uint64_t *ret_cluster_id, char **ret_error)
+/* False: no answer that is one. */
+static bool ask_members(struct transport *t, char *const *url, uint64_t timeout_ms,
+                        struct bootstrap_cluster *ret)
 {
-    const char *why = "could not retrieve cluster information from the given URLs";
-    bool usable = false;
+    struct transport_fetch f;
+    bool usable;
 
-    for (size_t i = 0; i < n && !usable; i++) {
-        struct transport_fetch f;
-        ask(t, &urls[i], "/members", timeout_ms, &f);
-        usable = f.status != 0 && member_json_list_parse(buf_bytes(&f.answer), ret) == 0;
-        if (usable && f.cluster_id == 0) {
-            member_list_deinit(ret);
-            usable = false;
-        }
-        if (!usable)
-            log_debug("failed to get cluster response", LOG_STR("address", urls[i]));
-        *ret_cluster_id = f.cluster_id;
-        buf_deinit(&f.answer);
-    }
-    if (usable && ret->len == 0) {
-        why = "failed to get raft cluster member(s) from the given URLs";
-        member_list_deinit(ret);
+    ask(t, url, "/members", timeout_ms, &f);
+    ret->id = f.cluster_id;
+    usable = f.status != 0 && member_json_list_parse(buf_bytes(&f.answer), &ret->members) == 0;
+    if (usable && f.cluster_id == 0) {
+        member_list_deinit(&ret->members);
         usable = false;
     }
     if (!usable)
-        *ret_error = mem_strdup(why);
+        log_debug("failed to get cluster response", LOG_STR("address", *url));
+    buf_deinit(&f.answer);
     return usable;
+}
+
+bool bootstrap_ask_members(struct transport *t, char *const *urls, size_t n, uint64_t timeout_ms,
+                           const struct bootstrap_wish *wish, struct bootstrap_cluster *ret,
+                           char **ret_error)
+{
+    bool found = false, content = false;
+
+    for (size_t i = 0; i < n && !content; i++) {
+        struct bootstrap_cluster answer;
+        if (!ask_members(t, &urls[i], timeout_ms, &answer))
+            continue;
+        content = !wish || (!found && answer.members.len == 0) || wish->fits(wish, &answer.members);
+        if (found)
+            member_list_deinit(content ? &ret->members : &answer.members);
+        if (content || !found)
+            *ret = answer;
+        found = true;
+    }
+    if (!found)
+        *ret_error = mem_strdup("could not retrieve cluster information from the given URLs");
+    if (!found || ret->members.len > 0)
+        return found;
+    *ret_error = mem_strdup("failed to get raft cluster member(s) from the given URLs");
+    member_list_deinit(&ret->members);
+    return false;
 }
 
 /* ---- versions ---- */

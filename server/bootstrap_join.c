@@ -5,6 +5,11 @@
  * list are those that --initial-cluster gives for our name. The other members' URLs must match,
  * too, each list as a set, host names by their addresses.
  *
+ * A member that lags may still know the one that had our URLs before and was removed. With that
+ * one's id and an empty log we could vote a second time in its name. So who says that we have
+ * been at work before is not believed while another can be asked; if all say so, it is done as in
+ * etcd, where a member that has lost its data comes back that way, with a warning.
+ *
  * raft then begins with an empty log and no configuration, so it can't campaign. Until the log or a
  * snapshot brings the members, the list that was fetched stands in for them.
  *
@@ -13,6 +18,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/list.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "server/bootstrap_private.h"
@@ -137,6 +143,29 @@ static int begin_log(struct bootstrap *b, const struct bootstrap_options *o)
     return r;
 }
 
+static bool is_started(const struct member_list *members, uint64_t id)
+{
+    const struct member *m = member_list_find(members, id);
+
+    return m && m->n_client_urls > 0;
+}
+
+struct expectation {
+    struct bootstrap_wish wish;
+    struct member_list *ours;
+    const char *name;
+};
+
+/* We are a member there that has not been at work yet. */
+static bool expects_us(const struct bootstrap_wish *w, const struct member_list *existing)
+{
+    const struct expectation *e = container_of(w, struct expectation, wish);
+    _cleanup_(buf_deinit) struct buf error = BUF_NULL;
+
+    return assign_ids(existing, e->ours, &error) == 0 &&
+           !is_started(existing, initial_cluster_find(e->ours, e->name)->id);
+}
+
 /* existing: taken. */
 static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct member_list *ours,
                  struct member_list *existing)
@@ -148,6 +177,10 @@ static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct 
     r = match(existing, b->cluster_id, ours);
     if (r == 0) {
         b->member_id = initial_cluster_find(ours, o->config->name)->id;
+        if (is_started(existing, b->member_id))
+            log_warn("this member has been started before and its data is gone; if it was not to "
+                     "be, remove it from the cluster and add it again",
+                     LOG_ID("local-member-id", b->member_id));
         if (!bootstrap_is_compatible(o->transport, ours, b->member_id, timeout_ms))
             r = bootstrap_refuse("incompatible with current running cluster");
     }
@@ -163,7 +196,9 @@ static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct 
 
 int bootstrap_join(struct bootstrap *b, const struct bootstrap_options *o)
 {
-    struct member_list ours, existing;
+    struct member_list ours;
+    struct expectation e = {{expects_us}, &ours, o->config->name};
+    struct bootstrap_cluster cluster;
     char *error = NULL;
     int r = bootstrap_check_flags(o->config);
 
@@ -175,11 +210,13 @@ int bootstrap_join(struct bootstrap *b, const struct bootstrap_options *o)
     char **urls = initial_cluster_urls(&ours, o->config->name, &n);
     if (!o->transport)
         n = 0; /* nobody can be asked */
-    if (bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_JOIN_MS, &existing,
-                              &b->cluster_id, &error))
-        r = enter(b, o, &ours, &existing);
-    else
+    if (bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_JOIN_MS, &e.wish, &cluster,
+                              &error)) {
+        b->cluster_id = cluster.id;
+        r = enter(b, o, &ours, &cluster.members);
+    } else {
         r = bootstrap_refuse("cannot fetch cluster info from peer urls: %s", error);
+    }
     free(error);
     free(urls);
     member_list_deinit(&ours);

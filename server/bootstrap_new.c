@@ -78,20 +78,18 @@ static uint64_t cluster_id(const struct member_list *founders)
 static int check_not_started(const struct bootstrap_options *o, const struct member_list *founders,
                              const struct member *self)
 {
-    struct member_list known;
-    uint64_t cluster;
+    struct bootstrap_cluster known;
     char *error = NULL;
     size_t n;
     char **urls = initial_cluster_urls(founders, self->name, &n);
     int r = 0;
 
     if (o->transport && n > 0 &&
-        bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_NEW_MS, &known, &cluster,
-                              &error)) {
-        const struct member *m = member_list_find(&known, self->id);
+        bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_NEW_MS, NULL, &known, &error)) {
+        const struct member *m = member_list_find(&known.members, self->id);
         if (m && m->n_client_urls > 0)
             r = bootstrap_refuse("member %" PRIx64 " has already been bootstrapped", self->id);
-        member_list_deinit(&known);
+        member_list_deinit(&known.members);
     }
     free(error);
     free(urls);

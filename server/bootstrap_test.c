@@ -354,6 +354,41 @@ static void test_join(void **state)
     free(text);
 }
 
+/* A lags: it knows the member that had these URLs before. */
+static void test_join_again(void **state)
+{
+    struct fixture *x = *state;
+    struct answer answers[] = {
+        {OF_A, "/members",
+         "[{\"id\":7,\"peerURLs\":[\"http://127.0.0.1:24391\"],\"name\":\"x\"},"
+         "{\"id\":3,\"peerURLs\":[\"http://127.0.0.1:24401\"],\"clientURLs\":[\"http://c\"]},"
+         "{\"id\":5,\"peerURLs\":[\"http://127.0.0.1:24381\"]}]\n",
+         99},
+        {OF_A, "/version", VERSION("3.7.0"), 0},
+        {OF_B, "/members", MEMBERS, 99},
+        {0}};
+
+    assert_int_equal(begin(x, EXISTING, answers), 0);
+    expect_joined(x);
+}
+
+/* Nobody knows better: as etcd does it. */
+static void test_join_without_data(void **state)
+{
+    struct fixture *x = *state;
+    struct answer answers[] = {
+        {OF_B, "/members",
+         "[{\"id\":7,\"peerURLs\":[\"http://127.0.0.1:24391\"],\"name\":\"x\"},"
+         "{\"id\":3,\"peerURLs\":[\"http://127.0.0.1:24401\"],\"clientURLs\":[\"http://c\"]},"
+         "{\"id\":5,\"peerURLs\":[\"http://127.0.0.1:24381\"]}]\n",
+         99},
+        {OF_B, "/version", VERSION("3.7.0"), 0},
+        {0}};
+
+    assert_int_equal(begin(x, EXISTING, answers), 0);
+    assert_true(x->b.member_id == 3);
+}
+
 static void test_join_by_names(void **state)
 {
     struct fixture *x = *state;
@@ -639,10 +674,11 @@ static void test_force_self(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_founding),        T(test_founding_other), T(test_founding_interrupted),
-        T(test_already_started), T(test_new_refused),    T(test_join),
-        T(test_join_by_names),   T(test_join_refused),   T(test_join_versions),
-        T(test_join_learners),   T(test_force),          T(test_force_self),
+        T(test_founding),        T(test_founding_other),    T(test_founding_interrupted),
+        T(test_already_started), T(test_new_refused),       T(test_join),
+        T(test_join_again),      T(test_join_without_data), T(test_join_by_names),
+        T(test_join_refused),    T(test_join_versions),     T(test_join_learners),
+        T(test_force),           T(test_force_self),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
