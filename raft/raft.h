@@ -190,6 +190,7 @@ struct raft_status {
     enum raft_role role;
     uint64_t commit;
     uint64_t applied;
+    bool applying_paused;                 /* committed entries are held back until APPLIED */
     uint64_t first_index;                 /* of the entries in memory */
     uint64_t last_index;
     uint64_t persisted_index;

@@ -185,6 +185,7 @@ void raft_status(const struct raft *r, struct raft_status *ret)
         .role = r->role,
         .commit = r->log.committed,
         .applied = r->log.applied,
+        .applying_paused = r->log.applying_paused,
         .first_index = raft_log_first(&r->log),
         .last_index = raft_log_last(&r->log),
         .persisted_index = r->log.persisted,

@@ -241,7 +241,9 @@ static void tell_others(struct apply *a)
     if (conf_changed)
         node_conf_applied(a->node, a->applied, a->conf);
     a->conf_changed = false;
-    atomic_store_explicit(&a->o.state->applied, a->applied, memory_order_release);
+    atomic_store(&a->o.state->applied, a->applied);
+    if (atomic_load(&a->o.state->applied_wanted))
+        node_wake(a->node);
     if (conf_changed && a->conf.node_id != 0 && a->o.members_changed)
         a->o.members_changed(a->o.members_changed_arg);
     if (a->compaction_accepted)

@@ -301,6 +301,19 @@ static bool local_reads(struct node *n, const struct raft_status *status)
            atomic_load_explicit(&n->state->applied, memory_order_acquire) >= n->local_reads_index;
 }
 
+/* Apply is full: raft hands out more when some of that is applied, not at the next event. The flag
+ * and applied are written and read in opposite orders here and in the apply turn. */
+static void want_applied(struct node *n, bool wanted)
+{
+    struct server_state *s = n->state;
+
+    if (!wanted && !atomic_load_explicit(&s->applied_wanted, memory_order_relaxed))
+        return;
+    atomic_store(&s->applied_wanted, wanted);
+    if (wanted && atomic_load(&s->applied) > n->applied)
+        node_wake(n);
+}
+
 static void publish(struct node *n)
 {
     struct server_state *s = n->state;
@@ -310,6 +323,7 @@ static void publish(struct node *n)
     atomic_store_explicit(&s->committed, status.commit, memory_order_release);
     atomic_store_explicit(&s->term, status.term, memory_order_release);
     atomic_store_explicit(&s->local_reads, local_reads(n, &status), memory_order_release);
+    want_applied(n, status.applying_paused);
     metric_set(&metric_proposals_committed, (double)status.commit);
 }
 

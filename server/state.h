@@ -28,6 +28,7 @@ struct server_state {
                                  reads need no round */
     _Atomic uint64_t tick_ms;    /* raft thread; monotonic, of its last tick: it is not stuck */
     _Atomic uint64_t applied;    /* apply turn; after the effects are visible */
+    _Atomic bool applied_wanted; /* raft thread: it must be woken when applied moves */
     _Atomic uint64_t term_begun; /* apply turn: of the newest leader's first entry */
     _Atomic bool is_learner;     /* apply turn: this member is in the table and a learner */
     _Atomic bool stopping;       /* server_drain() */

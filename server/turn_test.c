@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <errno.h>
 
+#include "server/node_private.h"
 #include "server/txn.h"
 
 static int setup(void **state)
@@ -120,6 +121,33 @@ static void test_entries_of_one_turn(void **state)
         assert_response(&c[i], b, revisions[i]);
     }
     assert_int_equal(box_stored_applied(b).index, 2 + N);
+}
+
+/* More than apply is given at once: what is left comes when that is done, not at the next event. */
+static void test_full_apply(void **state)
+{
+    enum { N = 140, VALUE_BYTES = 1 << 20 };
+    struct box *b = *state;
+    _cleanup_(mem_freep) char *value = mem_alloc_raw(VALUE_BYTES + 1);
+    struct call *c = mem_alloc(N * sizeof(*c));
+
+    memset(value, 'v', VALUE_BYTES);
+    value[VALUE_BYTES] = '\0';
+    for (int i = 0; i < N; i++) {
+        call_put(b, &c[i], "key", value, 0);
+        server_submit(b->s, &c[i].request);
+    }
+    for (int turns = 0; c[N - 1].outcome == CALL_WAITS; turns++) {
+        assert_true(turns == 0 || b->s->node->inbox.woken);
+        assert_in_range(turns, 0, 3);
+        assert_int_equal(node_turn(b->s->node, ++b->now_ms), 0);
+        node_wait(b->s->node);
+        assert_false(b->s->node->inbox.woken);
+        assert_int_equal(apply_turn(b->s->apply), 0);
+    }
+    for (int i = 0; i < N; i++)
+        assert_response(&c[i], b, 2 + i);
+    free(c);
 }
 
 /* More than one write batch in a turn. */
@@ -541,6 +569,7 @@ int main(void)
         T(test_put),
         T(test_entries_of_one_turn),
         T(test_long_turn),
+        T(test_full_apply),
         T(test_refused_early),
         T(test_full_inbox),
         cmocka_unit_test(test_held),
