@@ -310,24 +310,72 @@ static void step_without_apply(struct cluster *c, size_t i)
     net_deliver(c);
 }
 
-/* A follower has applied a change and answered; the leader, asked for the next one, has not. */
-static void test_change_waits_for_the_one_before(void **state)
+/* A follower has applied a change and answered; the leader has not applied it. */
+static void change_at_follower_only(struct cluster *c, size_t leader, size_t i)
 {
-    struct cluster *c = *state;
-    size_t leader = cluster_leader(c), i = other(c, leader);
-    char first_url[] = "http://127.0.0.1:21651", second_url[] = "http://127.0.0.1:21652";
-    struct call first, second;
+    char url[] = "http://127.0.0.1:21651";
+    struct call first;
 
-    begin_update(c, i, &first, first_url);
+    begin_update(c, i, &first, url);
     for (int step = 0; step < 20; step++)
         step_without_apply(c, leader);
     assert_int_equal(first.outcome, OUTCOME_OK);
     call_deinit(&first);
-    begin_update(c, leader, &second, second_url);
+}
+
+static void test_change_waits_for_the_one_before(void **state)
+{
+    struct cluster *c = *state;
+    size_t leader = cluster_leader(c);
+    char url[] = "http://127.0.0.1:21652";
+    struct call second;
+
+    change_at_follower_only(c, leader, other(c, leader));
+    begin_update(c, leader, &second, url);
     for (int step = 0; step < 5; step++)
         step_without_apply(c, leader);
     assert_int_equal(second.n_finished, 0);
     assert_int_equal(cluster_wait(c, &second), OUTCOME_OK);
+    cluster_settle(c);
+}
+
+static size_t passed_on; /* entries in the last message of proposals */
+
+static bool count_passed_on(struct cluster *c, const struct raft_message *m)
+{
+    if (m->type == RAFT_MSG_PROP)
+        passed_on = m->n_entries;
+    return false;
+}
+
+/* A change in the middle of what a follower passes on waits with all of its message; what comes
+ * behind that does not. */
+static void test_change_passed_on_waits(void **state)
+{
+    struct cluster *c = *state;
+    size_t leader = cluster_leader(c), i = other(c, leader);
+    char url[] = "http://127.0.0.1:21652";
+    struct call before, change, behind, later;
+
+    change_at_follower_only(c, leader, i);
+    call_put(c->peers[i].box, &before, "k", "1", 0);
+    call_put(c->peers[i].box, &behind, "k", "2", 0);
+    call_put(c->peers[i].box, &later, "k", "3", 0);
+    c->lose = count_passed_on;
+    server_submit(server_at(c, i), &before.request);
+    begin_update(c, i, &change, url);
+    server_submit(server_at(c, i), &behind.request);
+    step_without_apply(c, leader);
+    assert_int_equal(passed_on, 3);
+    server_submit(server_at(c, i), &later.request);
+    for (int step = 0; step < 10; step++)
+        step_without_apply(c, leader);
+    assert_int_equal(cluster_wait(c, &later), OUTCOME_OK);
+    assert_int_equal(before.n_finished + change.n_finished + behind.n_finished, 0);
+    assert_int_equal(cluster_wait(c, &before), OUTCOME_OK);
+    assert_int_equal(cluster_wait(c, &change), OUTCOME_OK);
+    assert_int_equal(cluster_wait(c, &behind), OUTCOME_OK);
+    c->lose = NULL;
     cluster_settle(c);
 }
 
@@ -621,6 +669,7 @@ int main(void)
         T(test_read_retried),
         T(test_read_at_deposed),
         T(test_change_waits_for_the_one_before),
+        T(test_change_passed_on_waits),
         T(test_messages_wait_for_configuration),
         T(test_lag_entries),
         T(test_lag_entries_restart),

@@ -285,21 +285,11 @@ static void ask(struct node *n, struct note *note)
     task->run(task, n->raft);
 }
 
-static bool conf_is_pending(struct node *n)
-{
-    struct raft_status status;
-
-    raft_status(n->raft, &status);
-    return node_conf_is_pending(&status);
-}
-
-/* A follower that has applied a change may pass on the next one before this leader has applied it;
- * raft would refuse it, and whoever asked would wait for nothing. It waits here for that moment. */
+/* One is enough: of two that wait raft would take only the first one's change. */
 static bool keep_early(struct node *n, struct note *note)
 {
     const struct raft_message *m = note->kind == NOTE_MESSAGE ? note->message : NULL;
-    bool early = m && m->type == RAFT_MSG_PROP && m->n_entries > 0 &&
-                 m->entries[0].type != RAFT_ENTRY_NORMAL && !n->early && conf_is_pending(n);
+    bool early = m && is_proposal(m) && !n->early && node_must_wait(n, m->entries, m->n_entries);
 
     if (early)
         n->early = note;
@@ -348,7 +338,7 @@ static void step_early(struct node *n)
 {
     struct note *note = n->early;
 
-    if (!note || conf_is_pending(n))
+    if (!note || node_must_wait(n, note->message->entries, note->message->n_entries))
         return;
     n->early = NULL;
     step_message(n, note->message);

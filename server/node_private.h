@@ -108,10 +108,10 @@ struct node {
     _Atomic uint64_t waiting_bytes; /* proposals in the inbox and held */
     struct load messages;
     struct load peer_proposals;
-    struct note *early; /* a change from a follower, until the one before is applied here */
+    struct note *early; /* the one message of a follower that must wait, as node_propose.c says */
 
     struct proposals batch; /* of this turn */
-    struct proposals held;  /* while there is no leader */
+    struct proposals held;  /* until they may be proposed */
     struct reads reads;
     struct move moves[MOVES_MAX];
     size_t n_moves;
@@ -136,9 +136,8 @@ void proposals_add(struct proposals *p, uint64_t id, const struct raft_entry *en
 /* Those held go before this turn's, if somebody still waits for them. */
 void node_proposals_release(struct node *n);
 void node_proposals_step(struct node *n, const struct raft_status *status);
-/* A change of the configuration is committed, and the leader's apply worker has not said yet that
- * it is applied: raft would refuse the next one. */
-bool node_conf_is_pending(const struct raft_status *status);
+/* There is a change of members among these, and this leader has not applied the one before. */
+bool node_must_wait(const struct node *n, const struct raft_entry *entries, size_t len);
 void node_proposals_tick(struct node *n);
 void node_proposals_deinit(struct node *n);
 

@@ -10,10 +10,11 @@
  * Invariants:
  *   (I1) one that raft could not take stays in `held` until there is a leader or its request is
  *        gone; none is proposed twice.
- *   (I2) they go in the order in which they came.
+ *   (I2) they go in the order in which they came, but what waits by (I4) lets later ones pass.
  *   (I3) what one term's leader alone may propose is dropped when this member is not that.
- *   (I4) a change of members stays in `held` while the one before is committed but not applied
- *        here: whoever applied it elsewhere may ask here already, and would wait for nothing.
+ *   (I4) a change of members waits while the one before is committed but not applied here: whoever
+ *        applied it elsewhere may ask here already, and raft would lose what they ask. An own one
+ *        waits in `held`; one that a follower passed on in `early`, with the whole of its message.
  *
  * Thread: raft.
  */
@@ -85,10 +86,18 @@ static size_t portion(const struct proposals *p, size_t first, bool leads)
     return i - first;
 }
 
-bool node_conf_is_pending(const struct raft_status *status)
+/* (I4) */
+bool node_must_wait(const struct node *n, const struct raft_entry *entries, size_t len)
 {
-    return status->conf_index_pending > status->applied &&
-           status->conf_index_pending <= status->commit;
+    struct raft_status status;
+    size_t i = 0;
+
+    while (i < len && entries[i].type == RAFT_ENTRY_NORMAL)
+        i++;
+    if (i == len)
+        return false;
+    raft_status(n->raft, &status);
+    return status.conf_index_pending > status.applied && status.conf_index_pending <= status.commit;
 }
 
 /* (I3) */
@@ -112,8 +121,8 @@ static void sift(struct node *n, const struct raft_status *status)
         const struct raft_entry *e = &p->entries[i];
         if (e->term != 0 && e->term != term) {
             drop_foreign(n, p->ids[i], e->data);
-        } else if (e->type != RAFT_ENTRY_NORMAL && node_conf_is_pending(status)) {
-            proposals_add(&n->held, p->ids[i], e); /* (I4) */
+        } else if (node_must_wait(n, e, 1)) {
+            proposals_add(&n->held, p->ids[i], e);
         } else {
             p->entries[len] = *e;
             p->ids[len++] = p->ids[i];
