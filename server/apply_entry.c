@@ -345,7 +345,8 @@ static void advance(struct apply *a, const struct raft_entry *entry)
 }
 
 /* The first entry of a leader's term: from here on the leader counts the time of the leases, which
- * starts anew. In a replay there are those of terms that are over. */
+ * starts anew. In a replay there are those of terms that are over. Empty ones that come later are
+ * changes of members that raft has refused. */
 static void begin_term(struct apply *a, const struct raft_entry *entry)
 {
     struct server_state *state = a->o.state;
@@ -369,7 +370,7 @@ int apply_entry(struct apply *a, const struct raft_entry *entry)
         r = apply_conf_change(a, entry);
     else if (entry->data && entry->data->len > 0)
         r = apply_request(a, entry);
-    else
+    else if (entry->term > a->applied_term)
         begin_term(a, entry);
     if (r < 0)
         return r;

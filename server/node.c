@@ -154,7 +154,7 @@ static void tick(struct node *n)
         return;
     if (last_ms == 0)
         n->advance_until_ms = n->o.tick_advance ? now_ms + ADVANCE_MS : 0;
-    atomic_store_explicit(&n->state->tick_ms, clock_mono_ms(), memory_order_release);
+    n->ticked_ms = clock_mono_ms();
     n->last_tick_ms =
         last_ms != 0 && now_ms < last_ms + 2 * n->o.tick_ms ? last_ms + n->o.tick_ms : now_ms;
     node_proposals_tick(n);
@@ -323,6 +323,7 @@ static void publish(struct node *n)
     atomic_store_explicit(&s->committed, status.commit, memory_order_release);
     atomic_store_explicit(&s->term, status.term, memory_order_release);
     atomic_store_explicit(&s->local_reads, local_reads(n, &status), memory_order_release);
+    atomic_store_explicit(&s->tick_ms, n->ticked_ms, memory_order_release); /* behind the rest */
     want_applied(n, status.applying_paused);
     metric_set(&metric_proposals_committed, (double)status.commit);
 }

@@ -95,8 +95,9 @@ struct node {
     struct raft *raft;
     struct wal *wal;
     struct server_state *state;
-    uint64_t now_ms; /* of the turn */
-    uint64_t last_tick_ms;
+    uint64_t now_ms;           /* of the turn */
+    uint64_t last_tick_ms;     /* when it was due */
+    uint64_t ticked_ms;        /* when it was */
     uint64_t advance_until_ms; /* the first ticks may come at once; 0: not any more */
     uint64_t applied;          /* last told to raft */
     uint64_t applied_seen; /* before this turn's drain of the inbox: its configurations are known */

@@ -26,7 +26,8 @@ struct server_state {
                                         was none yet */
     _Atomic bool local_reads;    /* raft thread: sole voter, leader, an entry of its term committed:
                                  reads need no round */
-    _Atomic uint64_t tick_ms;    /* raft thread; monotonic, of its last tick: it is not stuck */
+    _Atomic uint64_t tick_ms;    /* raft thread; monotonic, of its last tick that all of the above
+                                    has seen: it is not stuck */
     _Atomic uint64_t applied;    /* apply turn; after the effects are visible */
     _Atomic bool applied_wanted; /* raft thread: it must be woken when applied moves */
     _Atomic uint64_t term_begun; /* apply turn: of the newest leader's first entry */

@@ -493,6 +493,25 @@ static void test_leases(void **state)
     assert_int_equal(call_run(b, &c), OUTCOME_LEASE_NOT_FOUND);
 }
 
+/* raft leaves an empty entry where it refuses a change of members. */
+static void test_empty_entry(void **state)
+{
+    struct box *b = *state;
+    struct lease_info before, after;
+    struct call c;
+
+    call_grant(b, &c, 5, 60);
+    assert_int_equal(call_run(b, &c), OUTCOME_OK);
+    assert_int_equal(lease_get(b->s->store.leases, 5, &before), 0);
+    assert_true(before.expiry_ns != LEASE_NEVER);
+    assert_true(node_propose(b->s->node, 0,
+                             (struct raft_entry){.type = RAFT_ENTRY_NORMAL, .data = blob_new(0)}));
+    box_run(b);
+    assert_int_equal(box_stored_applied(b).index, 4);
+    assert_int_equal(lease_get(b->s->store.leases, 5, &after), 0);
+    assert_true(after.expiry_ns == before.expiry_ns);
+}
+
 static void test_compaction(void **state)
 {
     struct box *b = *state;
@@ -582,6 +601,7 @@ int main(void)
         T(test_drain_behind_apply),
         T(test_replay),
         T(test_leases),
+        T(test_empty_entry),
         T(test_compaction),
         T(test_refused_entries_count),
         cmocka_unit_test(test_unknown_entries),

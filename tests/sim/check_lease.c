@@ -45,12 +45,22 @@ static struct {
     uint64_t term; /* the highest with a leader */
     uint64_t term_ns;
     uint64_t news;
+    uint64_t news_ns;
     uint64_t led_ns[MACHINES_MAX + 1]; /* when the raft of that machine led last */
 } all;
+
+/* Until all threads of a member know that it does not lead any more; also when the nemesis has
+ * healed what holds them up. */
+static uint64_t news_ns(const struct options *o)
+{
+    return SECOND + 2 * o->disk.sync_ns_max + (o->pause_rate ? o->pause_ns_max : 0) +
+           (o->disk.stall_ppm ? 2 * o->disk.stall_ns_max : 0) + (o->slow_disk_rate ? SECOND : 0);
+}
 
 void check_lease_init(void)
 {
     memset(&all, 0, sizeof(all));
+    all.news_ns = news_ns(&world.o);
 }
 
 void check_lease_deinit(void)
@@ -85,15 +95,6 @@ void check_lease_leader(uint64_t term)
 void check_lease_leads(const struct machine *m)
 {
     all.led_ns[m->number] = kernel_now();
-}
-
-/* Until all threads of a member know that it does not lead any more. */
-static uint64_t news_ns(void)
-{
-    const struct options *o = &world.o;
-
-    return SECOND + 2 * o->disk.sync_ns_max + (o->pause_rate ? o->pause_ns_max : 0) +
-           (o->disk.stall_ppm ? 2 * o->disk.stall_ns_max : 0) + (o->slow_disk_rate ? SECOND : 0);
 }
 
 /* ---- promises ---- */
@@ -139,7 +140,7 @@ void check_lease_renewed(const struct machine *m, int64_t id)
     struct promise *p = find(id);
     bool leads = m->raft && m->raft->role == RAFT_LEADER && m->raft->term == all.term;
 
-    require(kernel_now() - all.led_ns[m->number] < news_ns(), "lease: renewals are the leader's",
+    require(kernel_now() - all.led_ns[m->number] < all.news_ns, "lease: renewals are the leader's",
             "%s renews lease %ld and does not lead, for %lu ms", m->name, LD(id),
             MS(kernel_now() - all.led_ns[m->number]));
     if (!p)

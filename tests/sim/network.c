@@ -159,6 +159,17 @@ void network_calm(void)
     net.calm = true;
 }
 
+bool network_has_calmed(void)
+{
+    uint64_t usual = kernel_now() + world.o.latency_ns_max;
+
+    for (unsigned a = 0; a <= MACHINES_MAX; a++)
+        for (unsigned b = 0; b <= MACHINES_MAX; b++)
+            if (net.links[a][b].last_at > usual)
+                return false;
+    return true;
+}
+
 bool network_answers(const struct machine *from, const struct machine *to)
 {
     return network_reaches(from, to) && !link_of(to, from)->cut;

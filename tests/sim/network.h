@@ -24,6 +24,8 @@ bool network_answers(const struct machine *from, const struct machine *to); /* a
 uint64_t network_latency(void);
 /* No more loss, repetition and reordering. */
 void network_calm(void);
+/* What was sent while links lagged has arrived: nothing waits behind it any more. */
+bool network_has_calmed(void);
 
 /* All connections break, without any loss, and are there again at once. */
 void network_break(void);

@@ -23,7 +23,7 @@
 
 /* Some requests may be lost with what happened before; then their time must pass. */
 enum { REQUEST_TIMEOUTS = 3, ELECTION_TIMEOUTS = 30, CONVERGE_S = 20 };
-enum { READ_ROUNDS = 4, READ_MS = 3500, WATCHES_S = 30 };
+enum { READ_ROUNDS = 4, READ_MS = 3500, LAG_S = 10, WATCHES_S = 30 };
 
 static struct op *proofs[MACHINES_MAX + 1];
 
@@ -237,6 +237,8 @@ static void read_linearizable(void)
 
 static void prove_reads(void)
 {
+    require(run_until(network_has_calmed, LAG_S * SECOND), "reads end soon when the leader changes",
+            "a link still lags");
     for (int round = 0; round < READ_ROUNDS; round++) {
         read_linearizable();
         operator_move_leader();
