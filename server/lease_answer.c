@@ -4,6 +4,7 @@
  * clients and to other members.
  *
  *   renew:  there ─> [its checkpoint goes first] ─> the whole time again
+ *           a checkpoint is on its way ─> parked until it has come
  *           expired ─> parked until it is revoked
  *   left:   there ─> [its keys, on the scan pool] ─> what is left
  *   both:   missing ─> [a read index] ─> said so
@@ -89,14 +90,16 @@ int lease_answer_renew(struct server *s, struct lease_renew *r)
     return e;
 }
 
-/* Whatever came of it: as etcd. */
+/* etcd renews whatever came of it; the next leader would end the lease early then. */
 static void checkpoint_reset(struct request *request, enum outcome outcome)
 {
     struct lease_ask *a = container_of(request, struct lease_ask, inner);
 
-    (void)outcome;
     buf_deinit(&request->response);
-    lease_ask_step(a);
+    if (outcome == OUTCOME_OK)
+        lease_ask_step(a);
+    else
+        lease_ask_park(a);
 }
 
 /* Nothing is left of the time that the next leader would have given it. */
@@ -104,7 +107,6 @@ static void reset_checkpoint(struct lease_ask *a)
 {
     struct server *s = a->all->server;
 
-    a->reset = true;
     buf_clear(&a->payload);
     size_t mark = encode_begin(&a->payload, 1);
     encode_i64(&a->payload, 1, a->id);
@@ -118,7 +120,7 @@ static void reset_checkpoint(struct lease_ask *a)
 
 static void answer_renewal(struct lease_ask *a)
 {
-    struct lease_renew r = {.id = a->id, .reset = a->reset, .serial = a->serial};
+    struct lease_renew r = {.id = a->id, .serial = a->serial};
     int e = lease_answer_renew(a->all->server, &r);
 
     switch (e) {
@@ -126,7 +128,7 @@ static void answer_renewal(struct lease_ask *a)
     case LEASE_E_NOT_FOUND: missing(a); return;
     case LEASE_E_CHECKPOINTED: reset_checkpoint(a); return;
     case LEASE_E_EXPIRED: a->serial = r.serial; break;
-    default: break; /* a leader that has not begun its term yet */
+    default: break; /* a checkpoint is on its way, or a leader has not begun its term yet */
     }
     if (e == LEASE_E_NOT_PRIMARY && a->from_peer)
         lease_ask_fail(a, OUTCOME_NOT_PRIMARY);

@@ -21,7 +21,6 @@ struct lease_ask {
     uint64_t index; /* that must be applied first, */
     uint64_t applied_until_ms;
     bool confirmed;  /* that this member leads */
-    bool reset;      /* the checkpoint is gone, or that has been tried */
     uint32_t serial; /* of the lease that has expired */
 
     struct request inner; /* a read index, or the proposal of that reset */

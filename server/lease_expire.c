@@ -18,6 +18,8 @@
  *        leader.
  *   (I2) a lease is proposed again, if it is still there, after the request time-out.
  *   (I3) one thread at a time takes from the queue; who meets it leaves the rest to it.
+ *   (I4) leases found for a checkpoint are not renewed until it is applied, or never will be. One
+ *        that has timed out may be in the log: it is proposed again, behind that, and counts then.
  *
  * Thread: tick the ticker's; the finish() functions any. Under the lock: all but what `confirming`
  * and `checkpointing` say is whose.
@@ -61,7 +63,8 @@ struct lease_expiry {
     bool proposing; /* (I3) */
     bool choked;    /* a proposal failed: no more before the next tick */
 
-    bool checkpointing; /* the next two are the proposal's */
+    bool checkpointing; /* the next three are the proposal's; else the tick's */
+    bool uncertain;     /* (I4) */
     struct request checkpoint;
     struct buf checkpoint_payload;
 };
@@ -228,12 +231,25 @@ static void expire(struct lease_expiry *e)
 
 /* ---- checkpoints ---- */
 
+static bool may_be_in_the_log(enum outcome outcome)
+{
+    return outcome == OUTCOME_TIMEOUT || outcome == OUTCOME_TIMEOUT_LEADER_FAILURE ||
+           outcome == OUTCOME_TIMEOUT_CONNECTION_LOST;
+}
+
+/* (I4) What was refused comes again in its time. */
 static void checkpointed(struct request *request, enum outcome outcome)
 {
     struct lease_expiry *e = container_of(request, struct lease_expiry, checkpoint);
+    struct store *store = &e->server->store;
 
-    (void)outcome; /* the next one comes in its time */
     buf_deinit(&request->response);
+    e->uncertain = may_be_in_the_log(outcome);
+    if (!e->uncertain) {
+        store_hold(store);
+        lease_checkpoints_end(store->leases);
+        store_release(store);
+    }
     pthread_mutex_lock(&e->lock);
     e->checkpointing = false;
     pthread_mutex_unlock(&e->lock);
@@ -266,7 +282,7 @@ static void checkpoint(struct lease_expiry *e)
     pthread_mutex_unlock(&e->lock);
     if (!mine || !lease_leader_is_active(e->server))
         return;
-    uint64_t term = find_checkpoints(e);
+    uint64_t term = e->uncertain ? e->checkpoint.only_term : find_checkpoints(e);
     if (term == 0)
         return;
     pthread_mutex_lock(&e->lock);

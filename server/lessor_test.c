@@ -34,12 +34,17 @@ static int teardown(void **state)
 }
 
 /* The raft worker ticks, so it is not stuck; then the ticker. */
-static void tick(struct box *b)
+static void tick_begin(struct box *b)
 {
     later(TICK);
     b->now_ms += TICK;
     box_run(b);
     lease_tick(b->s);
+}
+
+static void tick(struct box *b)
+{
+    tick_begin(b);
     box_run(b);
 }
 
@@ -501,6 +506,76 @@ static void test_checkpoints(void **state)
     left_is(b, 7, "1001/1000"); /* from when no leader before it may have promised more */
 }
 
+/* As long as a checkpoint can't be taken away, nothing is renewed that the next leader would not
+ * know of. */
+static void test_checkpoint_stays(void **state)
+{
+    struct box *b = *state;
+    uint64_t committed;
+    struct renewal x;
+    struct call c;
+
+    grant(b, 7, 1000);
+    call_init(&c, REQUEST_LEASE_CHECKPOINT, BYTES_LIT("\x0a\4\x08\7\x10\x64")); /* of another */
+    assert_int_equal(call_run(b, &c), OUTCOME_OK);
+    assert_int_equal(remaining(b, 7), 100);
+    committed = atomic_load(&b->s->state.committed);
+    atomic_store(&b->s->state.committed, committed + 100000);
+    renew_begin(b->s, &x, 7);
+    assert_int_equal(wait_proposals(&b->s->wait), 0); /* apply is too far behind */
+    assert_int_equal(x.n_finished, 0);
+    atomic_store(&b->s->state.committed, committed);
+    tick(b);
+    assert_int_equal(x.ttl_s, 1000);
+    assert_int_equal(remaining(b, 7), 0);
+}
+
+/* A keep-alive that meets a checkpoint on its way is answered when both have gone their way. */
+static void test_overtaken_checkpoint(void **state)
+{
+    struct box *b = *state;
+    struct renewal x;
+
+    grant(b, 7, 1000);
+    ticks(b, 1000);
+    later(299000);
+    tick_begin(b);
+    renew_begin(b->s, &x, 7);
+    box_run(b);
+    assert_int_equal(x.n_finished, 0);
+    assert_int_equal(remaining(b, 7), 700);
+    tick(b);
+    assert_int_equal(x.ttl_s, 1000);
+    assert_int_equal(remaining(b, 7), 0);
+    renewed(b, 7, 1000);
+}
+
+/* One that has timed out is applied nevertheless, and so is what is proposed for it then. */
+static void test_uncertain_checkpoint(void **state)
+{
+    struct box *b = *state;
+    struct renewal x;
+    uint64_t applied;
+
+    grant(b, 7, 1000);
+    ticks(b, 1000);
+    later(299000);
+    tick_begin(b);
+    later(b->s->state.request_timeout_ms);
+    lease_tick(b->s);
+    box_run(b);
+    applied = atomic_load(&b->s->state.applied);
+    assert_int_equal(remaining(b, 7), 700);
+    renew_begin(b->s, &x, 7);
+    assert_int_equal(x.n_finished, 0);
+    tick(b);
+    assert_int_equal(atomic_load(&b->s->state.applied), applied + 1);
+    assert_int_equal(x.n_finished, 0);
+    tick(b);
+    assert_int_equal(x.ttl_s, 1000);
+    assert_int_equal(remaining(b, 7), 0);
+}
+
 /* Without FastLeaseKeepAlive a keep-alive waits for what is committed. */
 static void test_slow_keep_alive(void **state)
 {
@@ -539,7 +614,10 @@ int main(void)
         T(test_stop),
         T(test_bounds),
         T(test_no_checkpoints),
+        T(test_checkpoint_stays),
         T_GATES(test_checkpoints),
+        T_GATES(test_overtaken_checkpoint),
+        T_GATES(test_uncertain_checkpoint),
         T_GATES(test_slow_keep_alive),
     };
     log_level_min = LOG_FATAL;

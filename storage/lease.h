@@ -22,6 +22,7 @@ enum {
     LEASE_E_NOT_PRIMARY = 4,  /* this member keeps no times: it does not lead */
     LEASE_E_EXPIRED = 5,      /* its time is over, and it is not revoked yet */
     LEASE_E_CHECKPOINTED = 6, /* what is left of it is in the state, and must go from there first */
+    LEASE_E_CHECKPOINTING = 7, /* or is on its way there, and must have come first */
 };
 
 #define LEASE_TTL_MAX_S INT64_C(9000000000)
@@ -78,7 +79,6 @@ struct lease_renew {
     int64_t id;
     uint64_t now_ns;
     uint64_t term; /* that has begun: the times of an earlier one are worth nothing */
-    bool reset;    /* the checkpoint has been removed, or that has been tried */
     /* Set when the lease has expired; given again, it is this lease and no later one of that id
      * that is meant. 0: any. */
     uint32_t serial;
@@ -100,6 +100,9 @@ struct lease_left {
     int64_t id;
     int64_t remaining_s; /* rounded up */
 };
-/* Leases whose checkpoint is due. */
+/* Leases whose checkpoint is due. What is found is not renewed before lease_checkpoints_end(), as
+ * long as this leadership lasts; and nothing more may be looked for. */
 size_t lease_find_checkpoints(struct lease_table *t, struct lease_look *look,
                               struct lease_left *leases, size_t n);
+/* What was found is in the state, or will never be. */
+void lease_checkpoints_end(struct lease_table *t);

@@ -20,6 +20,7 @@ struct lease {
     uint64_t expiry_ns;   /* of a primary; else whatever it was */
     uint32_t serial : 31; /* of its grant; not 0 */
     uint32_t queued : 1;  /* for a checkpoint */
+    uint32_t found;       /* by that look for checkpoints, the last one; 0: by none */
 };
 
 struct lease_queued {
@@ -45,6 +46,8 @@ struct lease_table {
     struct heap heap;
     uint64_t checkpoint_ns;
     struct lease_queue queue;
+    uint32_t looks;     /* for checkpoints, so far */
+    bool checkpointing; /* what the last of them found is under way */
 };
 
 /* A lease has come; its time begins if this member leads. */

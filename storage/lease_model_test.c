@@ -37,6 +37,7 @@ struct model_lease {
     uint64_t expiry_ns;     /* of a leader */
     uint64_t not_before;    /* found expired: not again before that; 0: at once */
     uint64_t checkpoint_ns; /* due then; 0: not at all */
+    bool checkpointing;     /* found, and under way */
 };
 
 struct model {
@@ -112,7 +113,7 @@ static void step_checkpoint(struct model *m, int64_t id)
     schedule(m, l);
 }
 
-static int want_renewed(const struct model *m, const struct model_lease *l, bool reset)
+static int want_renewed(const struct model *m, const struct model_lease *l)
 {
     if (m->term == 0)
         return LEASE_E_NOT_PRIMARY;
@@ -120,16 +121,18 @@ static int want_renewed(const struct model *m, const struct model_lease *l, bool
         return LEASE_E_NOT_FOUND;
     if (l->expiry_ns <= now_ns)
         return LEASE_E_EXPIRED;
-    return l->remaining_s > 0 && !reset ? LEASE_E_CHECKPOINTED : 0;
+    if (l->checkpointing)
+        return LEASE_E_CHECKPOINTING;
+    return l->remaining_s > 0 ? LEASE_E_CHECKPOINTED : 0;
 }
 
 static void step_renew(struct model *m, int64_t id)
 {
     struct model_lease *l = &m->leases[id];
-    struct lease_renew r = {.id = id, .now_ns = now_ns, .reset = below(m, 2) == 0};
+    struct lease_renew r = {.id = id, .now_ns = now_ns};
     int e = lease_renew(m->t, &r);
 
-    assert_int_equal(e, want_renewed(m, l, r.reset));
+    assert_int_equal(e, want_renewed(m, l));
     if (e != 0)
         return;
     assert_int_equal(r.ttl_s, l->ttl_s);
@@ -161,8 +164,16 @@ static void step_find_expired(struct model *m)
         step_revoke(m, ids[i]);
 }
 
+static void step_end_checkpoints(struct model *m)
+{
+    lease_checkpoints_end(m->t);
+    for (int64_t id = 1; id <= IDS; id++)
+        m->leases[id].checkpointing = false;
+}
+
 static void step_find_checkpoints(struct model *m)
 {
+    step_end_checkpoints(m);
     struct lease_look look = {.now_ns = now_ns};
     struct lease_left left[IDS];
     size_t n = lease_find_checkpoints(m->t, &look, left, IDS), wanted = 0;
@@ -180,8 +191,9 @@ static void step_find_checkpoints(struct model *m)
     }
     assert_int_equal(n, wanted);
     for (size_t i = 0; i < n; i++) {
-        const struct model_lease *l = &m->leases[left[i].id];
+        struct model_lease *l = &m->leases[left[i].id];
         assert_int_equal(left[i].remaining_s, (l->expiry_ns - now_ns + SECOND - 1) / SECOND);
+        l->checkpointing = true;
         m->checkpointed++;
     }
 }
@@ -195,6 +207,7 @@ static void step_promote(struct model *m)
         struct model_lease *l = &m->leases[id];
         l->expiry_ns = now_ns + SECOND + left_ns(l);
         l->not_before = l->checkpoint_ns = 0;
+        l->checkpointing = false;
         if (l->there)
             schedule(m, l);
     }
@@ -204,8 +217,10 @@ static void step_demote(struct model *m)
 {
     lease_demote(m->t, m->term);
     m->term = 0;
-    for (int64_t id = 1; id <= IDS; id++)
+    for (int64_t id = 1; id <= IDS; id++) {
         m->leases[id].checkpoint_ns = 0;
+        m->leases[id].checkpointing = false;
+    }
 }
 
 static void step_restart(struct model *m)
@@ -256,8 +271,8 @@ static void step(struct model *m)
     case 1: below(m, 8) == 0 ? step_demote(m) : look_at_all(m); break;
     case 2: below(m, 8) == 0 ? step_restart(m) : look_at_all(m); break;
     case 3: step_revoke(m, id); break;
-    case 4:
-    case 5: step_find_checkpoints(m); break;
+    case 4: step_find_checkpoints(m); break;
+    case 5: step_end_checkpoints(m); break;
     case 6:
     case 7: step_checkpoint(m, id); break;
     default:

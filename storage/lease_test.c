@@ -278,14 +278,13 @@ static void test_renewal_after_extension(void **state)
 static void test_renewal_shortens(void **state)
 {
     struct fixture *f = *state;
-    struct lease_renew r = {.id = 5, .reset = true};
     int64_t ids[4];
     grant(f, 5, 10);
     assert_int_equal(lease_checkpoint(f->t, f->batch, 5, 20), 0);
     promote(f, 1);
     ttl_is(f, 5, 10, now_ns + 21 * SECOND);
-    r.now_ns = now_ns;
-    assert_int_equal(lease_renew(f->t, &r), 0);
+    assert_int_equal(lease_checkpoint(f->t, f->batch, 5, 0), 0);
+    assert_int_equal(renew(f, 5, NULL), 0);
     now_ns += 11 * SECOND;
     assert_int_equal(expired(f, ids), 1);
 }
@@ -345,19 +344,27 @@ static void test_any_number(void **state)
     for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) {
         assert_int_equal(lease_checkpoint(f->t, f->batch, 4, numbers[i]), 0);
         promote(f, 1);
-        struct lease_renew r = {.id = 4, .now_ns = now_ns, .reset = true};
-        assert_int_equal(lease_renew(f->t, &r), 0);
+        assert_int_equal(renew(f, 4, NULL), numbers[i] > 0 ? LEASE_E_CHECKPOINTED : 0);
         assert_int_equal(expired(f, ids), 0);
     }
+    assert_int_equal(lease_checkpoint(f->t, f->batch, 4, 0), 0);
+    assert_int_equal(renew(f, 4, NULL), 0);
     ttl_is(f, 4, INT64_MAX, begins_ns + (uint64_t)LEASE_TTL_MAX_S * SECOND);
 }
 
 /* ---- checkpoints ---- */
 
-static size_t due(struct fixture *f, struct lease_left *left)
+static size_t find_due(struct fixture *f, struct lease_left *left)
 {
     struct lease_look look = {.now_ns = now_ns};
     return lease_find_checkpoints(f->t, &look, left, 1);
+}
+
+static size_t due(struct fixture *f, struct lease_left *left)
+{
+    size_t n = find_due(f, left);
+    lease_checkpoints_end(f->t);
+    return n;
 }
 
 static void test_checkpoint_stored(void **state)
@@ -399,9 +406,8 @@ static void test_checkpoints_due(void **state)
     assert_int_equal(due(f, &left), 0);
     assert_int_equal(lease_checkpoint(f->t, f->batch, 1, 701), 0);
     assert_int_equal(renew(f, 1, NULL), LEASE_E_CHECKPOINTED);
-    struct lease_renew r = {.id = 1, .now_ns = now_ns, .reset = true};
-    assert_int_equal(lease_renew(f->t, &r), 0);
     assert_int_equal(lease_checkpoint(f->t, f->batch, 1, 0), 0);
+    assert_int_equal(renew(f, 1, NULL), 0);
     now_ns += 300 * SECOND; /* renewed this very second: nothing to say, */
     assert_int_equal(renew(f, 1, NULL), 0);
     assert_int_equal(due(f, &left), 0);
@@ -411,6 +417,36 @@ static void test_checkpoints_due(void **state)
     lease_demote(f->t, 1);
     now_ns += 300 * SECOND;
     assert_int_equal(due(f, &left), 0);
+}
+
+/* What the next leader counts from is never older than what a client was told. */
+static void test_renewal_waits_for_checkpoint(void **state)
+{
+    struct fixture *f = *state;
+    struct lease_left left;
+    lease_checkpoint_every(f->t, 300 * SECOND);
+    promote(f, 1);
+    grant(f, 1, 1000);
+    grant(f, 2, 1000);
+    now_ns += 300 * SECOND;
+    assert_int_equal(find_due(f, &left), 1);
+    assert_int_equal(left.id, 1);
+    assert_int_equal(renew(f, 1, NULL), LEASE_E_CHECKPOINTING);
+    assert_int_equal(renew(f, 2, NULL), 0);                      /* nobody has looked at this one */
+    assert_int_equal(lease_checkpoint(f->t, f->batch, 1, 0), 0); /* of a renewal before that */
+    assert_int_equal(renew(f, 1, NULL), LEASE_E_CHECKPOINTING);
+    assert_int_equal(lease_checkpoint(f->t, f->batch, 1, 700), 0);
+    assert_int_equal(renew(f, 1, NULL), LEASE_E_CHECKPOINTING); /* it may come twice */
+    lease_checkpoints_end(f->t);
+    assert_int_equal(renew(f, 1, NULL), LEASE_E_CHECKPOINTED);
+    assert_int_equal(lease_checkpoint(f->t, f->batch, 1, 0), 0);
+    assert_int_equal(renew(f, 1, NULL), 0);
+    now_ns += 300 * SECOND - 1;
+    assert_int_equal(find_due(f, &left), 1); /* the other one was looked at too late */
+    assert_int_equal(left.id, 2);
+    assert_int_equal(renew(f, 1, NULL), 0); /* that was the time before */
+    promote(f, 2);                          /* what the leader before proposed is in the state */
+    assert_int_equal(renew(f, 2, NULL), 0);
 }
 
 int main(void)
@@ -430,6 +466,7 @@ int main(void)
         CASE(test_any_number),
         CASE(test_checkpoint_stored),
         CASE(test_checkpoints_due),
+        CASE(test_renewal_waits_for_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

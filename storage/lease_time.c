@@ -6,13 +6,21 @@
  * goes to where it belongs by then. So a keep-alive costs a lookup, and each lease is moved once in
  * its TTL, however often it is renewed.
  *
- * Checkpoints are due a fixed time after they were scheduled, so a queue holds them in order.
+ * Checkpoints are due a fixed time after they were scheduled, so a queue holds them in order. What
+ * one says is older than what comes between its look at the lease and its place in the state. A
+ * renewal in between would be lost to the next leader, which counts from the checkpoint; etcd
+ * makes it. Here it waits until the checkpoint is there, and then takes it away first, as any
+ * renewal does. The entry of an earlier leader comes before this one keeps times at all. What is
+ * left are checkpoints that are not this leader's: an etcd member proposes one, is deposed, and has
+ * it sent on to us; and a lease that is revoked and granted again with its id meanwhile. The next
+ * renewal, or checkpoint, mends those.
  *
  * Invariants:
  *   (I1) term != 0: each lease is in the heap once, due at its expiry or before, or, once it was
  *        found expired, when it is to be found again.
  *   (I2) term == 0: heap and queue are empty. A member that does not lead pays for neither.
  *   (I3) nothing makes an expiry earlier than what a renewal or a grant has promised.
+ *   (I4) what is renewed has no checkpoint, in the state or on its way there.
  *
  * Thread: any; promote and demote: see lease.h.
  */
@@ -100,8 +108,11 @@ static bool checkpoint_of(struct lease_table *t, struct lease_queued queued, uin
         return false;
     lease_queue_add(t, l, now_ns);
     uint64_t left_s = (l->expiry_ns - now_ns + SECOND_NS - 1) / SECOND_NS;
+    if ((int64_t)left_s >= l->ttl_s)
+        return false;
+    l->found = t->looks;
     *ret = (struct lease_left){l->id, (int64_t)left_s};
-    return (int64_t)left_s < l->ttl_s;
+    return true;
 }
 
 size_t lease_find_checkpoints(struct lease_table *t, struct lease_look *look,
@@ -111,13 +122,29 @@ size_t lease_find_checkpoints(struct lease_table *t, struct lease_look *look,
     size_t found = 0, looked = 0;
 
     pthread_mutex_lock(&t->lock);
+    check(!t->checkpointing);
+    t->looks++;
     look->term = t->term;
     while (q->len > 0 && found < n && looked++ < LEASE_LOOKS_MAX &&
            q->items[q->first].due_ns <= look->now_ns)
         found += checkpoint_of(t, queue_pop(q), look->now_ns, &leases[found]);
     look->more = q->len > 0 && q->items[q->first].due_ns <= look->now_ns;
+    t->checkpointing = found > 0;
     pthread_mutex_unlock(&t->lock);
     return found;
+}
+
+void lease_checkpoints_end(struct lease_table *t)
+{
+    pthread_mutex_lock(&t->lock);
+    t->checkpointing = false;
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* Its checkpoint was found, and is not in the state yet. */
+static bool is_checkpointing(const struct lease_table *t, const struct lease *l)
+{
+    return t->checkpointing && l->found == t->looks;
 }
 
 /* ---- one lease ---- */
@@ -162,7 +189,9 @@ static int may_renew(const struct lease_table *t, const struct lease *l, struct 
         r->serial = l->serial;
         return LEASE_E_EXPIRED;
     }
-    return l->remaining_s > 0 && !r->reset ? LEASE_E_CHECKPOINTED : 0;
+    if (is_checkpointing(t, l))
+        return LEASE_E_CHECKPOINTING;
+    return l->remaining_s > 0 ? LEASE_E_CHECKPOINTED : 0;
 }
 
 static uint64_t later(uint64_t a, uint64_t b)
@@ -269,6 +298,7 @@ static struct dated *date_all(struct lease_table *t, uint64_t from_ns)
 static void forget(struct lease_table *t)
 {
     t->term = 0;
+    t->checkpointing = false;
     heap_deinit(&t->heap);
     queue_deinit(&t->queue);
 }
