@@ -8,13 +8,16 @@
  *       it was made in the leader's table. A leader that is deposed and has not heard of it makes
  *       some, too; but then the new leader gives the lease its TTL and an election timeout, from
  *       its first day on: so such a renewal counts, but not from later than that.
- *       What a checkpoint says is left of it takes from that (check_lease_left).
  *   (2) an acknowledged renewal was made in a leader's table; one that says that there is no such
  *       lease is right.
  *   (3) gone in time: when nobody keeps them any more and the leader stays, leases end after their
  *       TTL and 2 s (proof.c).
  *   (4) none lost: the table of a member that has applied everything holds exactly the leases that
  *       the log makes, with their TTL and what a checkpoint left of it.
+ *   (5) the time left that is told: of the TTL as granted; no more than that, and the election
+ *       timeout that a new leader gives besides; no less than what the last promise leaves, unless
+ *       a member has looked that was deposed and had not heard of it. That there is no such lease
+ *       is right.
  *
  * Thread: the only one; parts run on fibers of the members.
  */
@@ -37,6 +40,7 @@ struct promise {
     uint64_t since_ns, until_ns; /* of the last promise, (1) */
     /* Renewals made: by the leader, and by one that was one. */
     uint64_t made_ns, late_ns, late_since_ns;
+    uint64_t looked_late_ns; /* who was the leader has told the time left */
 };
 
 static struct {
@@ -54,7 +58,8 @@ static struct {
 static uint64_t news_ns(const struct options *o)
 {
     return SECOND + 2 * o->disk.sync_ns_max + (o->pause_rate ? o->pause_ns_max : 0) +
-           (o->disk.stall_ppm ? 2 * o->disk.stall_ns_max : 0) + (o->slow_disk_rate ? SECOND : 0);
+           (o->disk.stall_ppm ? 2 * o->disk.stall_ns_max : 0) + (o->slow_disk_rate ? SECOND : 0) +
+           (o->stall_rate ? STALL_NS_MAX : 0);
 }
 
 void check_lease_init(void)
@@ -83,6 +88,12 @@ static uint64_t at_least(uint64_t local_ns)
     return world.o.clock_rate ? local_ns * 1000000 / CLOCK_RATE_MAX_PPM : local_ns;
 }
 
+/* True time that passes at most meanwhile. */
+static uint64_t at_most(uint64_t local_ns)
+{
+    return world.o.clock_rate ? local_ns * 1000000 / CLOCK_RATE_MIN_PPM : local_ns;
+}
+
 void check_lease_leader(uint64_t term)
 {
     if (term <= all.term)
@@ -97,6 +108,11 @@ void check_lease_leads(const struct machine *m)
     all.led_ns[m->number] = kernel_now();
 }
 
+static bool leads(const struct machine *m)
+{
+    return m->raft && m->raft->role == RAFT_LEADER && m->raft->term == all.term;
+}
+
 /* ---- promises ---- */
 
 static void promise(struct promise *p, uint64_t since_ns)
@@ -107,17 +123,6 @@ static void promise(struct promise *p, uint64_t since_ns)
         return;
     p->since_ns = since_ns;
     p->until_ns = until_ns;
-}
-
-/* A renewal that was made after a leader has looked how much was left, and before that is in the
- * log, is lost to the next leader, as in etcd. */
-void check_lease_left(int64_t id, int64_t left_s)
-{
-    struct promise *p = find(id);
-    uint64_t until_ns = kernel_now() + at_least((uint64_t)left_s * SECOND);
-
-    if (p && left_s > 0 && p->until_ns > until_ns)
-        p->until_ns = until_ns;
 }
 
 void check_lease_granted(int64_t id, int64_t ttl_s, uint64_t asked_ns)
@@ -138,14 +143,13 @@ void check_lease_granted(int64_t id, int64_t ttl_s, uint64_t asked_ns)
 void check_lease_renewed(const struct machine *m, int64_t id)
 {
     struct promise *p = find(id);
-    bool leads = m->raft && m->raft->role == RAFT_LEADER && m->raft->term == all.term;
 
     require(kernel_now() - all.led_ns[m->number] < all.news_ns, "lease: renewals are the leader's",
             "%s renews lease %ld and does not lead, for %lu ms", m->name, LD(id),
             MS(kernel_now() - all.led_ns[m->number]));
     if (!p)
         return;
-    if (leads) {
+    if (leads(m)) {
         p->made_ns = kernel_now();
     } else {
         p->late_ns = kernel_now();
@@ -172,6 +176,39 @@ void check_lease_kept(int64_t id, int64_t ttl_s, uint64_t asked_ns)
         promise(p, p->made_ns);
     else
         promise(p, asked_ns < p->late_since_ns ? asked_ns : p->late_since_ns);
+}
+
+/* ---- the time left ---- */
+
+void check_lease_looked(const struct machine *m, int64_t id)
+{
+    struct promise *p = find(id);
+
+    if (p && !leads(m))
+        p->looked_late_ns = kernel_now();
+}
+
+/* Whole seconds are told, what is more is cut off. */
+void check_lease_told(int64_t id, int64_t ttl_s, int64_t granted_s, uint64_t asked_ns)
+{
+    struct promise *p = find(id);
+    int64_t most_ms = ttl_s < 0 ? 0 : (ttl_s + 1) * 1000;
+
+    if (!p)
+        return;
+    if (granted_s == 0) {
+        require(ttl_s == -1 && !model_lease_alive(id), "lease: none lost",
+                "lease %ld: a member says that there is none, %ld s", LD(id), LD(ttl_s));
+        return;
+    }
+    require(granted_s == p->ttl_s &&
+                ttl_s * 1000 <= granted_s * 1000 + (int64_t)world.o.election_ms,
+            "lease: the time left", "lease %ld of %ld s has %ld s left of %ld", LD(id),
+            LD(p->ttl_s), LD(ttl_s), LD(granted_s));
+    uint64_t until_ns = kernel_now() + at_most((uint64_t)most_ms * MILLISECOND);
+    require(until_ns >= p->until_ns || p->looked_late_ns >= asked_ns, "lease: the time left",
+            "lease %ld has %ld s left, %lu ms less than promised", LD(id), LD(ttl_s),
+            MS(p->until_ns - until_ns));
 }
 
 void check_lease_unwanted(int64_t id)

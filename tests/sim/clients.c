@@ -212,7 +212,10 @@ static void client_turn(void *arg)
     op->client = c;
     c->op = op;
     c->sent++;
-    op_make_random(op, &c->rng);
+    if (c < all.clients + world.o.n_readers)
+        op_make_read(op, &c->rng);
+    else
+        op_make_random(op, &c->rng);
     op_send(op);
     if (rng_below(&c->rng, GIVE_UP_ONE_IN) == 0)
         kernel_after(rng_below(&c->rng, SECOND), op_impatient, op);

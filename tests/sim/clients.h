@@ -64,6 +64,7 @@ void op_send(struct op *op);
 void op_make_init(void);
 void op_make_deinit(void);
 void op_make_random(struct op *op, struct rng *rng);
+void op_make_read(struct op *op, struct rng *rng); /* linearizable */
 void op_make_put(struct op *op, const char *key, const char *value);
 void op_make_grant(struct op *op, int64_t id, int64_t ttl_s);
 void op_make_revoke(struct op *op, int64_t id);

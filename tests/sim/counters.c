@@ -40,10 +40,12 @@ static const char *const names[COUNTERS] = {
     [COUNT_PAUSES] = "pauses",
     [COUNT_PARTITIONS] = "partitions",
     [COUNT_ECHOES] = "leaders that hear old answers only",
+    [COUNT_LAGS] = "messages as slow as elections",
     [COUNT_DISK_ERRORS] = "disk errors",
     [COUNT_FLIPS] = "flipped bits",
     [COUNT_REFUSED_STARTS] = "refused starts",
     [COUNT_SLOW_DISKS] = "slow disks",
+    [COUNT_STALLS] = "stalls of the database",
     [COUNT_CLOCKS] = "clocks that jump and run at another speed",
     [COUNT_FLUSHES] = "flushes of the database",
     [COUNT_LOG_CUTS] = "cuts of the log",
@@ -56,6 +58,7 @@ static const char *const names[COUNTERS] = {
     [COUNT_WATCH_PROGRESS] = "notifications of progress",
     [COUNT_WATCHES_COMPACTED] = "watches overtaken by a compaction",
     [COUNT_KEEPALIVES] = "keep-alives answered",
+    [COUNT_TIMES_TOLD] = "times left of leases",
     [COUNT_EXPIRIES] = "leases that expired",
 };
 

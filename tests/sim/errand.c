@@ -150,6 +150,15 @@ static void answer_renewal(struct errand *e)
     server_peer_lease_renew(e->server, &e->request, id);
 }
 
+static void answer_time_left(struct errand *e)
+{
+    struct lease_wire_question q;
+
+    check(lease_wire_question_read(e->fetch->body, &q));
+    e->request = (struct request){.kind = REQUEST_LEASE_TIME_TO_LIVE, .finish = lease_answered};
+    server_peer_lease_time_to_live(e->server, &e->request, q.id, q.keys);
+}
+
 static void answer_main(void *arg)
 {
     struct errand *e = arg;
@@ -169,6 +178,8 @@ static void answer_main(void *arg)
         server_read_index(e->server, &e->request);
     } else if (strcmp(path, LEASE_WIRE_RENEW_PATH) == 0) {
         answer_renewal(e);
+    } else if (strcmp(path, LEASE_WIRE_LEFT_PATH) == 0) {
+        answer_time_left(e);
     } else {
         errand_unref(e);
     }

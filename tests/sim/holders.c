@@ -2,10 +2,11 @@
 /*
  * Clients with leases (see holders.h).
  *
- *     turn:  no lease -> grant -> [put, keep alive]* -> revoke, or nothing more -> no lease
+ *     turn:  no lease -> grant -> [put, keep alive, ask]* -> revoke, or nothing more -> no lease
  *
- * One thing at a time is under way. Keep-alives live until the end of the run: a late finish()
- * finds its renewal, though nobody waits.
+ * It asks how much time is left, also of a lease that it has left alone or revoked. One thing at a
+ * time is under way. Keep-alives and questions live until the end of the run: a late finish() finds
+ * its own, though nobody waits.
  *
  * Thread: the only one; parts run on fibers of the members.
  */
@@ -24,26 +25,30 @@ enum { STICKY_ONE_IN = 4, GIVE_UP_ONE_IN = 24 };
 struct holder {
     struct rng rng;
     struct machine *machine;
-    struct op *op;          /* under way */
-    struct keepalive *keep; /* under way */
-    int64_t id, ttl_s;      /* ttl_s 0: none */
-    unsigned keeps;         /* how often it is to be kept alive */
-    uint64_t grant_ns;      /* when it was asked for */
+    struct op *op;     /* under way */
+    struct ask *ask;   /* under way */
+    int64_t id, ttl_s; /* ttl_s 0: none; the id is of the last one */
+    unsigned keeps;    /* how often it is to be kept alive */
+    uint64_t grant_ns; /* when it was asked for */
 };
 
-struct keepalive {
+/* A keep-alive, or a question for the time left. */
+struct ask {
+    bool renews;
     struct lease_renewal renewal;
+    struct request request;
+    Etcdserverpb__LeaseTimeToLiveRequest question;
     struct holder *holder; /* NULL: nobody waits */
     struct machine *machine;
     struct server *server;
     unsigned life;
     uint64_t asked_ns;
-    struct keepalive *next;
+    struct ask *next;
 };
 
 static struct {
     struct holder holders[CLIENTS_MAX];
-    struct keepalive *keeps;
+    struct ask *asks;
     bool stopped;
 } all;
 
@@ -59,90 +64,146 @@ void holders_init(void)
 
 void holders_deinit(void)
 {
-    for (struct keepalive *k = all.keeps, *next; k; k = next) {
-        next = k->next;
-        free(k);
+    for (struct ask *a = all.asks, *next; a; a = next) {
+        next = a->next;
+        free(a);
     }
-    all.keeps = NULL;
+    all.asks = NULL;
     check_lease_deinit();
 }
 
-/* ---- keep-alives ---- */
+/* ---- keep-alives and questions ---- */
+
+/* False: nobody waited. */
+static bool let_go(struct ask *a)
+{
+    if (!a->holder)
+        return false;
+    a->holder->ask = NULL;
+    a->holder = NULL;
+    return true;
+}
 
 static void keep_finish(struct lease_renewal *r, enum outcome outcome, int64_t ttl_s)
 {
-    struct keepalive *k = container_of(r, struct keepalive, renewal);
-    struct holder *h = k->holder;
+    struct ask *a = container_of(r, struct ask, renewal);
+    struct holder *h = a->holder;
 
     trace4("keep-alive of lease %lu at m%lu ends: outcome %lu, %lu s", (uint64_t)r->id,
-           k->machine->number, outcome, (uint64_t)ttl_s);
-    if (!h)
-        return;
-    k->holder = NULL;
-    h->keep = NULL;
-    if (outcome != OUTCOME_OK)
+           a->machine->number, outcome, (uint64_t)ttl_s);
+    if (!let_go(a) || outcome != OUTCOME_OK)
         return;
     count(COUNT_KEEPALIVES, 1);
-    check_lease_kept(r->id, ttl_s, k->asked_ns);
+    check_lease_kept(r->id, ttl_s, a->asked_ns);
     if (ttl_s == 0)
         h->ttl_s = 0;
 }
 
-static void keep_main(void *arg)
+static void told(const struct ask *a)
 {
-    struct keepalive *k = arg;
+    struct bytes b = buf_bytes(&a->request.response);
+    Etcdserverpb__LeaseTimeToLiveResponse *m =
+        etcdserverpb__lease_time_to_live_response__unpack(NULL, b.len, b.data);
 
-    if (machine_serves(k->machine) && !server_is_learner(k->server))
-        server_lease_renew(k->server, &k->renewal);
+    require(m && m->header && m->id == a->question.id, "answer", "lease %ld: told of another",
+            (long)a->question.id);
+    trace3("lease %lu of %lu s has %lu s left", (uint64_t)m->id, (uint64_t)m->grantedttl,
+           (uint64_t)m->ttl);
+    count(COUNT_TIMES_TOLD, 1);
+    check_lease_told(m->id, m->ttl, m->grantedttl, a->asked_ns);
+    etcdserverpb__lease_time_to_live_response__free_unpacked(m, NULL);
+}
+
+static void question_finish(struct request *request, enum outcome outcome)
+{
+    struct ask *a = container_of(request, struct ask, request);
+
+    trace3("question for lease %lu at m%lu ends: outcome %lu", (uint64_t)a->question.id,
+           a->machine->number, outcome);
+    if (let_go(a) && outcome == OUTCOME_OK)
+        told(a);
+    buf_deinit(&request->response);
+}
+
+static void ask_main(void *arg)
+{
+    struct ask *a = arg;
+
+    if (!machine_serves(a->machine) || server_is_learner(a->server))
+        let_go(a);
+    else if (a->renews)
+        server_lease_renew(a->server, &a->renewal);
     else
-        keep_finish(&k->renewal, OUTCOME_STOPPED, 0);
+        server_lease_time_to_live(a->server, &a->request, &a->question);
 }
 
 static void cancel_main(void *arg)
 {
-    struct keepalive *k = arg;
+    struct ask *a = arg;
 
-    if (!k->holder || !server_lease_renew_cancel(k->server, &k->renewal))
-        return;
-    k->holder->keep = NULL;
-    k->holder = NULL;
+    if (a->holder && (a->renews ? server_lease_renew_cancel(a->server, &a->renewal)
+                                : server_cancel(a->server, &a->request)))
+        let_go(a);
 }
 
 static void impatient(void *arg)
 {
-    struct keepalive *k = arg;
+    struct ask *a = arg;
 
-    if (k->holder && k->machine->lives == k->life && machine_serves(k->machine))
-        machine_call(k->machine, cancel_main, k);
+    if (a->holder && a->machine->lives == a->life && machine_serves(a->machine))
+        machine_call(a->machine, cancel_main, a);
+}
+
+static struct ask *ask_new(struct holder *h)
+{
+    struct ask *a = mem_new(struct ask);
+
+    a->holder = h;
+    a->machine = h->machine;
+    a->server = h->machine->server;
+    a->life = h->machine->lives;
+    a->asked_ns = kernel_now();
+    a->next = all.asks;
+    all.asks = a;
+    h->ask = a;
+    return a;
+}
+
+static void ask_begin(struct holder *h)
+{
+    machine_call(h->machine, ask_main, h->ask);
+    if (rng_below(&h->rng, GIVE_UP_ONE_IN) == 0)
+        kernel_after(rng_below(&h->rng, SECOND), impatient, h->ask);
 }
 
 static void keep(struct holder *h)
 {
-    struct keepalive *k = mem_new(struct keepalive);
+    struct ask *a = ask_new(h);
 
-    *k = (struct keepalive){.renewal = {.id = h->id, .finish = keep_finish},
-                            .holder = h,
-                            .machine = h->machine,
-                            .server = h->machine->server,
-                            .life = h->machine->lives,
-                            .asked_ns = kernel_now(),
-                            .next = all.keeps};
-    all.keeps = k;
-    h->keep = k;
+    a->renews = true;
+    a->renewal = (struct lease_renewal){.id = h->id, .finish = keep_finish};
     h->keeps--;
     trace2("keep-alive of lease %lu at m%lu begins", (uint64_t)h->id, h->machine->number);
-    machine_call(h->machine, keep_main, k);
-    if (rng_below(&h->rng, GIVE_UP_ONE_IN) == 0)
-        kernel_after(rng_below(&h->rng, SECOND), impatient, k);
+    ask_begin(h);
+}
+
+static void ask(struct holder *h)
+{
+    struct ask *a = ask_new(h);
+
+    a->request = (struct request){.kind = REQUEST_LEASE_TIME_TO_LIVE, .finish = question_finish};
+    etcdserverpb__lease_time_to_live_request__init(&a->question);
+    a->question.id = h->id;
+    a->question.keys = rng_below(&h->rng, 2) == 0;
+    trace2("question for lease %lu at m%lu begins", (uint64_t)h->id, h->machine->number);
+    ask_begin(h);
 }
 
 void holders_lose(struct machine *m)
 {
-    for (struct keepalive *k = all.keeps; k; k = k->next) {
-        if (!k->holder || k->machine != m)
-            continue;
-        k->holder->keep = NULL;
-        k->holder = NULL;
+    for (struct ask *a = all.asks; a; a = a->next) {
+        if (a->machine == m)
+            let_go(a);
     }
 }
 
@@ -195,7 +256,9 @@ static void next_step(struct holder *h)
 {
     uint64_t share = rng_below(&h->rng, 10);
 
-    if (h->ttl_s == 0)
+    if (share == 9 && h->id != 0)
+        ask(h);
+    else if (h->ttl_s == 0)
         grant(h);
     else if (h->keeps == 0 && share == 0)
         revoke(h);
@@ -209,7 +272,7 @@ static void next_step(struct holder *h)
 
 static bool is_free(struct holder *h)
 {
-    if (h->keep || (h->op && !h->op->done))
+    if (h->ask || (h->op && !h->op->done))
         return false;
     if (h->op && h->op->request.kind == REQUEST_LEASE_GRANT)
         granted(h);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Clients with leases of some seconds: each is granted one, hangs keys on it, keeps it alive
- * through any member for a while, and then lets it end or revokes it. check_lease.c looks at when
- * leases end.
+ * through any member for a while, asks how much time is left, and then lets it end or revokes it.
+ * check_lease.c looks at when leases end, and at what is said of that.
  */
 #pragma once
 
@@ -28,14 +28,15 @@ void check_lease_leader(uint64_t term);
 void check_lease_leads(const struct machine *m);
 /* A lease is in the table of this member and was renewed there, says lease_renew(). */
 void check_lease_renewed(const struct machine *m, int64_t id);
+/* A member has looked in its table for that lease, to say how much time is left. */
+void check_lease_looked(const struct machine *m, int64_t id);
 
 /* What clients know. Times are true ones, of when they asked. */
 void check_lease_granted(int64_t id, int64_t ttl_s, uint64_t asked_ns);
 void check_lease_kept(int64_t id, int64_t ttl_s, uint64_t asked_ns); /* ttl_s 0: it is none */
+void check_lease_told(int64_t id, int64_t ttl_s, int64_t granted_s, uint64_t asked_ns);
 void check_lease_unwanted(int64_t id); /* a client may revoke it from now on */
 
-/* An entry says how much time is left of it. */
-void check_lease_left(int64_t id, int64_t left_s);
 /* An entry revokes it. */
 void check_lease_revoked(int64_t id);
 /* The table of a member; on its fiber. */

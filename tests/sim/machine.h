@@ -39,10 +39,11 @@ struct machine {
     bool has_config;
     enum machine_state state;
     unsigned lives;
-    bool joins;        /* its first start asks the others, and may be refused */
-    bool damaged;      /* a bit was flipped: it may refuse to start */
-    bool killed;       /* by us: its death needs no other reason */
-    enum disk_end end; /* then: how */
+    bool joins;               /* its first start asks the others, and may be refused */
+    bool damaged;             /* a bit was flipped: it may refuse to start */
+    bool killed;              /* by us: its death needs no other reason */
+    enum disk_end end;        /* then: how */
+    uint64_t stalls_until_ns; /* writes of its database */
     bool wants_stop;
     uint64_t errors_at_start; /* of the disk */
     uint64_t last_wall_ns;    /* when the last life ended */

@@ -206,10 +206,8 @@ int main(int argc, char **argv)
     timespec_get(&end, TIME_UTC);
     if (s.stats)
         counters_print();
-    uint64_t done = runner_done(), failed = runner_failed();
     printf("%.0f seeds an hour\n",
-           (double)done * 3600 /
+           (double)runner_done() * 3600 /
                ((double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9));
-    printf("%" PRIu64 " seeds, %" PRIu64 " failed\n", done, failed);
-    return failed > 0 || done == 0;
+    return !runner_report();
 }

@@ -255,6 +255,33 @@ static void strike_echo(void)
     kernel_after(between(0, late_ns), echo_cut, e);
 }
 
+static void set_lag(unsigned only, uint64_t ns)
+{
+    for (unsigned a = 1; a <= world.n_machines; a++)
+        for (unsigned b = 1; b <= world.n_machines; b++)
+            if (only == 0 || a == only || b == only)
+                network_slow(a, b, ns);
+}
+
+static void lag_ends(void *arg)
+{
+    trace0("messages are quick again");
+    set_lag(0, 0);
+}
+
+/* Messages to and from a member, or all of them, take about an election timeout: whoever asks for
+ * votes hears answers to what it has asked in the term before. */
+static void strike_lag(void)
+{
+    unsigned only = one_in(2) ? any_machine()->number : 0;
+    uint64_t ns = between(world.o.election_ms / 4, 2 * world.o.election_ms) * MILLISECOND;
+
+    trace2("messages of m%lu (0: of all) take %lu ns more", only, ns);
+    count(COUNT_LAGS, 1);
+    set_lag(only, ns);
+    kernel_after(between(1, 10 * world.o.election_ms) * MILLISECOND, lag_ends, NULL);
+}
+
 static void strike_partition(void)
 {
     bool one_way = one_in(3);
@@ -291,6 +318,17 @@ static void strike_slow_disk(void)
     f->sync_ns_min = between(1, 20) * MILLISECOND;
     f->sync_ns_max = f->sync_ns_min + between(1, 500) * MILLISECOND;
     kernel_after(between(0, 5 * SECOND), quick_again, m);
+}
+
+/* Writes of the database stall, as when its compactions are behind: the member leads on, or votes,
+ * and applies nothing, for longer than requests wait. */
+static void strike_stall(void)
+{
+    struct machine *m = any_machine();
+
+    count(COUNT_STALLS, 1);
+    m->stalls_until_ns = kernel_now() + between(1, STALL_NS_MAX);
+    trace2("the database of m%lu stalls until %lu ns", m->number, m->stalls_until_ns);
 }
 
 static void strike_disk_error(void)
@@ -390,7 +428,9 @@ void nemesis_start(void)
     add("partition", o->partition_rate, strike_partition);
     add("wander", o->wander_rate, strike_wander);
     add("echo", o->echo_rate, strike_echo);
+    add("lag", o->lag_rate, strike_lag);
     add("slow disk", o->slow_disk_rate, strike_slow_disk);
+    add("stall", o->stall_rate, strike_stall);
     add("disk error", o->disk_error_rate, strike_disk_error);
     add("flip", o->flip_rate, strike_flip);
     add("clock", o->clock_rate, strike_clock);
@@ -409,6 +449,7 @@ void nemesis_heal(void)
         if (!m)
             continue;
         disk_arm(m->disk, 0, DISK_KILL);
+        m->stalls_until_ns = 0;
         *disk_faults(m->disk) = quick;
         process_clock_rate(&m->process, 1000000);
         process_resume(&m->process);

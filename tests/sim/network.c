@@ -234,7 +234,9 @@ static void take(struct parcel *p)
 
     link_of(p->from, p->to)->heard_in = p->to->lives;
     net.counts.delivered++;
-    if (verdict == PEER_REMOVED && same_life(p->from, p->from_life))
+    /* A proposal is passed on in the name of who made it. */
+    bool own = p->message.from == p->from->member_id;
+    if (verdict == PEER_REMOVED && own && same_life(p->from, p->from_life))
         machine_call(p->from, tell_removed, p->from);
     parcel_free(p);
 }
@@ -464,7 +466,8 @@ static void snapshot_main(void *arg)
     fiber_sleep(network_latency());
     enum peer_verdict verdict = server_peer_snapshot(s, &p->message, path);
     trace3("m%lu>m%lu snapshot, verdict %lu", p->from->number, p->to->number, verdict);
-    snapshot_answer(p, verdict == PEER_OK);
+    /* the answer may be lost: then another snapshot follows one that is taken */
+    snapshot_answer(p, verdict == PEER_OK && !chance(world.o.drop_ppm));
 }
 
 static void snapshot_arrives(void *arg)
@@ -493,7 +496,8 @@ static void send_snapshot(struct transport *t, struct transport_snapshot *snapsh
     p->refs = 2;
     list_push(&net.snapshots, &p->link);
     kernel_after(SNAPSHOT_OVERDUE_NS, snapshot_overdue, p);
-    kernel_after(network_latency() * (1 + rng_below(&net.rng, 8)), snapshot_arrives, p);
+    uint64_t late_ns = net.calm ? 0 : rng_below(&net.rng, world.o.snapshot_ns_max + 1);
+    kernel_after(network_latency() * (1 + rng_below(&net.rng, 8)) + late_ns, snapshot_arrives, p);
 }
 
 /* ---- the rest ---- */

@@ -356,6 +356,12 @@ void op_make_random(struct op *op, struct rng *rng)
         make_lease(op, rng);
 }
 
+void op_make_read(struct op *op, struct rng *rng)
+{
+    arena_reset(&arena);
+    make_range(op, rng, false);
+}
+
 void op_make_put(struct op *op, const char *key, const char *value)
 {
     Etcdserverpb__PutRequest q = ETCDSERVERPB__PUT_REQUEST__INIT;

@@ -6,6 +6,8 @@
  *
  * Thread: the only one.
  */
+#include <stddef.h>
+
 #include "raft/types.h"
 #include "tests/sim/world.h"
 
@@ -86,25 +88,49 @@ static void draw_speeds(struct options *o)
     o->late_type = odds(40) ? late_types[rng_below(&rng, sizeof(late_types))] : 0;
     o->late_ppm = (uint32_t)pick(10000, 600000);
     o->late_ns_max = pick_log(10 * MILLISECOND, 4 * SECOND);
+    o->snapshot_ns_max = odds(40) ? pick_log(10 * MILLISECOND, 3 * SECOND) : 0;
+}
+
+/* In so many runs of a hundred, and then up to so often (see struct options). */
+static const struct fault {
+    size_t at;
+    uint8_t percent;
+    uint16_t high;
+} faults[] = {
+    {offsetof(struct options, crash_rate), 40, 500},
+    {offsetof(struct options, power_rate), 40, 500},
+    {offsetof(struct options, boundary_rate), 50, 600},
+    {offsetof(struct options, stop_rate), 25, 300},
+    {offsetof(struct options, pause_rate), 35, 500},
+    {offsetof(struct options, partition_rate), 50, 500},
+    {offsetof(struct options, wander_rate), 35, 400},
+    {offsetof(struct options, echo_rate), 30, 400},
+    {offsetof(struct options, lag_rate), 25, 400},
+    {offsetof(struct options, slow_disk_rate), 20, 200},
+    {offsetof(struct options, stall_rate), 20, 200},
+    {offsetof(struct options, disk_error_rate), 20, 200},
+    {offsetof(struct options, clock_rate), 30, 300},
+    {offsetof(struct options, flip_rate), 20, 1000},
+    {offsetof(struct options, make_room_rate), 50, 1500},
+    {offsetof(struct options, member_rate), 45, 2000},
+    {offsetof(struct options, transfer_rate), 30, 500},
+};
+enum { FAULTS = sizeof(faults) / sizeof(*faults), ALONE_PERCENT = 15 };
+
+/* Now and then one fault has the run for itself: then a leader may stay for long. */
+static void draw_rates(struct options *o)
+{
+    uint64_t alone = odds(ALONE_PERCENT) ? pick(0, FAULTS - 1) : FAULTS;
+
+    for (unsigned i = 0; i < FAULTS; i++) {
+        unsigned percent = alone == FAULTS ? faults[i].percent : alone == i ? 100 : 0;
+        *(uint32_t *)((char *)o + faults[i].at) = rate(percent, faults[i].high);
+    }
 }
 
 static void draw_faults(struct options *o)
 {
-    o->crash_rate = rate(40, 500);
-    o->power_rate = rate(40, 500);
-    o->boundary_rate = rate(50, 600);
-    o->stop_rate = rate(25, 300);
-    o->pause_rate = rate(35, 500);
-    o->partition_rate = rate(50, 500);
-    o->wander_rate = rate(35, 400);
-    o->echo_rate = rate(30, 400);
-    o->slow_disk_rate = rate(20, 200);
-    o->disk_error_rate = rate(20, 200);
-    o->clock_rate = rate(30, 300);
-    o->flip_rate = rate(20, 1000);
-    o->make_room_rate = rate(50, 1500);
-    o->member_rate = rate(45, 2000);
-    o->transfer_rate = rate(30, 500);
+    draw_rates(o);
     o->install_ppm = odds(40) ? (uint32_t)pick(50000, 900000) : 0;
     o->down_ns_max = pick_log(10 * MILLISECOND, 4 * SECOND);
     o->pause_ns_max = pick_log(10 * MILLISECOND, 5 * SECOND);
@@ -113,7 +139,8 @@ static void draw_faults(struct options *o)
 
 static void draw_clients(struct options *o)
 {
-    o->n_clients = (unsigned)pick(1, 10);
+    o->n_readers = odds(50) ? (unsigned)pick(1, 4) : 0;
+    o->n_clients = (unsigned)pick(1, 10) + o->n_readers;
     o->n_keys = (unsigned)pick(2, 20);
     o->chaos_ns = (odds(75) ? pick(4, 15) : pick(15, 40)) * SECOND;
     o->ops_max = (unsigned)pick_log(100, 2500);

@@ -7,7 +7,7 @@
 A bug is a patch against production code, with one line before it that says what it is and which of
 the known traps it stands for. The tree without any must pass the same seeds. The last line has how
 many were found; the exit status is 1 if that is less than PERCENT of them, or if a patch does not
-apply or build. With --table the results take their places in the table of tests/sim/bugs/README.md.
+apply or build. With --table the results take their places in the table of tests/sim/bugs/found.md.
 """
 import argparse
 import os
@@ -20,7 +20,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUGS = os.path.join(ROOT, "tests", "sim", "bugs")
-TABLE = os.path.join(BUGS, "README.md")
+TABLE = os.path.join(BUGS, "found.md")
 RULE = "|---|---|---|---|---|\n"
 PERCENT = 95
 LEFT_OUT = {".git", "build", ".cache", "__pycache__"}
@@ -56,7 +56,7 @@ class Tree:
         result = run([os.path.join(self.build, "tests", "sim", "sim"), "--seeds", f"1..{seeds}",
                       "--failures", "1", "--jobs", self.jobs])
         failed = re.search(r"^FAILED seed .*$", result.stdout, re.M)
-        done = re.search(r"^(\d+) seeds, \d+ failed$", result.stdout, re.M)
+        done = re.search(r"^(\d+) seeds, \d+ failed\b", result.stdout, re.M)
         return int(done.group(1)) if done else 0, failed.group(0) if failed else ""
 
 

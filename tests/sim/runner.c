@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,16 +29,16 @@ static struct {
     unsigned running;
     uint64_t done, failed;
     time_t end; /* 0: none */
+    struct failure {
+        uint64_t seed;
+        char verdict[TRACE_VERDICT_BYTES];
+    } failures[RUNNER_FAILURES_MAX];       /* the first ones */
+    char (*verdicts)[TRACE_VERDICT_BYTES]; /* one a job; children write it */
 } runner;
 
 uint64_t runner_done(void)
 {
     return runner.done;
-}
-
-uint64_t runner_failed(void)
-{
-    return runner.failed;
 }
 
 /* ---- one run ---- */
@@ -121,15 +122,22 @@ static void limit_time(void)
     check(setrlimit(RLIMIT_CPU, &limit) == 0);
 }
 
+static char *verdict_of(const struct job *job)
+{
+    return runner.verdicts[job - runner.jobs];
+}
+
 static void start(const struct runner_settings *s, struct job *job, uint64_t seed)
 {
     fflush(stdout);
     job->seed = seed;
+    verdict_of(job)[0] = '\0';
     job->pid = fork();
     check(job->pid >= 0);
     if (job->pid != 0)
         return;
     limit_time();
+    trace_verdict_to(verdict_of(job));
     run_checked(s, seed);
     fflush(stdout);
     _exit(0);
@@ -143,6 +151,26 @@ static struct job *job_of(pid_t pid)
     return NULL;
 }
 
+/* A child that has found something has said what; of another one only its end is known. */
+static void failed(const struct job *job, int status)
+{
+    char *verdict = verdict_of(job);
+
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != TRACE_FAILED) {
+        snprintf(verdict, TRACE_VERDICT_BYTES,
+                 "FAILED seed %" PRIu64 ": the simulator ended by %s %d", job->seed,
+                 WIFEXITED(status) ? "exit status" : "signal",
+                 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+        printf("%s\n" TRACE_AGAIN, verdict, job->seed);
+    }
+    if (runner.failed < RUNNER_FAILURES_MAX) {
+        struct failure *f = &runner.failures[runner.failed];
+        f->seed = job->seed;
+        memcpy(f->verdict, verdict, sizeof(f->verdict));
+    }
+    runner.failed++;
+}
+
 /* Waits for the end of one. */
 static void reap(void)
 {
@@ -154,14 +182,8 @@ static void reap(void)
     job->pid = 0;
     runner.running--;
     runner.done++;
-    if (status == 0)
-        return;
-    runner.failed++;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == TRACE_FAILED)
-        return; /* it has said why */
-    printf("FAILED seed %" PRIu64 ": the simulator ended by %s %d\n" TRACE_AGAIN, job->seed,
-           WIFEXITED(status) ? "exit status" : "signal",
-           WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), job->seed);
+    if (status != 0)
+        failed(job, status);
 }
 
 static bool stopped(const struct runner_settings *s)
@@ -170,8 +192,17 @@ static bool stopped(const struct runner_settings *s)
            (runner.end && time(NULL) >= runner.end);
 }
 
+static void verdicts_init(void)
+{
+    size_t bytes = RUNNER_JOBS_MAX * sizeof(*runner.verdicts);
+
+    runner.verdicts = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    check(runner.verdicts != MAP_FAILED);
+}
+
 void runner_run(const struct runner_settings *s, uint64_t (*next)(void *arg), void *arg, uint64_t n)
 {
+    verdicts_init();
     for (; n > 0 && !stopped(s); n--) {
         if (runner.running == s->jobs)
             reap();
@@ -187,4 +218,17 @@ void runner_run_until(const struct runner_settings *s, uint64_t (*next)(void *ar
 {
     runner.end = end;
     runner_run(s, next, arg, UINT64_MAX);
+}
+
+bool runner_report(void)
+{
+    size_t n = runner.failed < RUNNER_FAILURES_MAX ? runner.failed : RUNNER_FAILURES_MAX;
+
+    for (size_t i = 0; i < n; i++)
+        printf("%s\n", runner.failures[i].verdict);
+    printf("%" PRIu64 " seeds, %" PRIu64 " failed", runner.done, runner.failed);
+    for (size_t i = 0; i < n; i++)
+        printf("%s%" PRIu64, i == 0 ? ": " : " ", runner.failures[i].seed);
+    printf("%s\n", runner.failed > n ? " and more" : "");
+    return runner.failed == 0 && runner.done > 0;
 }

@@ -10,7 +10,7 @@
 
 #include "tests/sim/world.h"
 
-enum { RUNNER_JOBS_MAX = 64, RUNNER_SEED_SECONDS_MAX = 60 };
+enum { RUNNER_JOBS_MAX = 64, RUNNER_SEED_SECONDS_MAX = 60, RUNNER_FAILURES_MAX = 16 };
 
 struct runner_settings {
     struct world_settings world;
@@ -27,4 +27,7 @@ void runner_run(const struct runner_settings *s, uint64_t (*next)(void *arg), vo
 void runner_run_until(const struct runner_settings *s, uint64_t (*next)(void *arg), void *arg,
                       time_t end);
 uint64_t runner_done(void);
-uint64_t runner_failed(void);
+/* Says again what has failed (the first RUNNER_FAILURES_MAX), and ends with a line that has the
+ * counts and those seeds: the last lines are often all that is kept. False: a run has failed, or
+ * there was none. */
+bool runner_report(void);

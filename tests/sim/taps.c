@@ -182,6 +182,12 @@ struct db *__wrap_db_close(struct db *db)
     return __real_db_close(db);
 }
 
+static void db_stalls(const struct machine *m)
+{
+    while (kernel_now() < m->stalls_until_ns)
+        fiber_sleep(10 * MILLISECOND);
+}
+
 /* Takes its time now and then, before and after. */
 static void db_takes_time(void)
 {
@@ -191,6 +197,7 @@ static void db_takes_time(void)
 
 int __wrap_db_write(struct db *db, struct db_batch *b)
 {
+    db_stalls(machine_current());
     db_takes_time();
     int r = __real_db_write(db, b);
 
@@ -268,6 +275,14 @@ int __wrap_lease_renew(struct lease_table *t, struct lease_renew *r)
     if (e == 0)
         check_lease_renewed(machine_current(), r->id);
     return e;
+}
+
+int __real_lease_get(struct lease_table *t, int64_t id, struct lease_info *ret);
+
+int __wrap_lease_get(struct lease_table *t, int64_t id, struct lease_info *ret)
+{
+    check_lease_looked(machine_current(), id);
+    return __real_lease_get(t, id, ret);
 }
 
 /* ---- apply ---- */

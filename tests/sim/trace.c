@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/mem.h"
 #include "tests/sim/kernel.h"
 
@@ -32,6 +33,7 @@ static struct {
     void (*describe)(void *arg);
     void *describe_arg;
 } log_;
+static char *verdict_; /* NULL: nobody else reads it */
 
 void trace_init(uint64_t seed, bool print)
 {
@@ -93,6 +95,24 @@ void violated_context(void (*describe)(void *arg), void *arg)
     log_.describe_arg = arg;
 }
 
+void trace_verdict_to(char *verdict)
+{
+    verdict_ = verdict;
+}
+
+static void print_verdict(const char *invariant, const char *format, va_list args)
+{
+    struct buf line = BUF_NULL;
+
+    buf_printf(&line, "FAILED seed %" PRIu64 " at %" PRIu64 ".%06" PRIu64 " s: %s: ", log_.seed,
+               kernel_now() / SECOND, kernel_now() % SECOND / 1000, invariant);
+    buf_vprintf(&line, format, args);
+    printf("%s\n" TRACE_AGAIN, buf_cstr(&line), log_.seed);
+    if (verdict_)
+        snprintf(verdict_, TRACE_VERDICT_BYTES, "%s", buf_cstr(&line));
+    buf_deinit(&line);
+}
+
 void violated(const char *invariant, const char *format, ...)
 {
     va_list args;
@@ -105,12 +125,9 @@ void violated(const char *invariant, const char *format, ...)
     }
     if (log_.describe)
         log_.describe(log_.describe_arg);
-    printf("FAILED seed %" PRIu64 " at %" PRIu64 ".%06" PRIu64 " s: %s: ", log_.seed,
-           kernel_now() / SECOND, kernel_now() % SECOND / 1000, invariant);
     va_start(args, format);
-    vprintf(format, args);
+    print_verdict(invariant, format, args);
     va_end(args);
-    printf("\n" TRACE_AGAIN, log_.seed);
     fflush(stdout);
     _exit(TRACE_FAILED);
 }

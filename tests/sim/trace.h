@@ -27,10 +27,12 @@ void trace_text(const char *text);
 
 /* An invariant does not hold: prints seed, invariant, details and the last records, and ends the
  * real process with TRACE_FAILED. */
-enum { TRACE_FAILED = 17 };
+enum { TRACE_FAILED = 17, TRACE_VERDICT_BYTES = 512 };
 #define TRACE_AGAIN "  again: sim --seed %" PRIu64 " --trace\n"
 noreturn void violated(const char *invariant, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Where the line about it goes as well, cut to TRACE_VERDICT_BYTES, for a parent to read. */
+void trace_verdict_to(char *verdict);
 /* Called if something is violated from here on, to say more. NULL: no more. */
 void violated_context(void (*describe)(void *arg), void *arg);
 /* A place where an invariant is looked at; the linker makes them a table (counters.c). */

@@ -109,7 +109,6 @@ static void note_lease(uint64_t index, const Etcdserverpb__InternalRaftRequest *
         const Etcdserverpb__LeaseCheckpoint *c = q->lease_checkpoint->checkpoints[i];
         trace3("entry %lu: lease %lu has %lu s left", index, (uint64_t)c->id,
                (uint64_t)c->remaining_ttl);
-        check_lease_left(c->id, c->remaining_ttl);
     }
     if (!q->lease_revoke)
         return;

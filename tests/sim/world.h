@@ -19,6 +19,8 @@
 struct server;
 struct machine;
 
+#define STALL_NS_MAX (9 * SECOND) /* of a database's writes */
+
 enum {
     MACHINES_MAX = 16, /* with those that come later; numbered from 1 */
     CLIENTS_MAX = 16,
@@ -32,8 +34,8 @@ enum phase { PHASE_CHAOS, PHASE_HEALING, PHASE_PROOF, PHASE_DONE };
  * 500 is once in two seconds. */
 struct options {
     unsigned n_members;
-    bool same_clock; /* wall clocks agree, so members start at the same millisecond */
-    unsigned n_clients;
+    bool same_clock;               /* wall clocks agree, so members start at the same millisecond */
+    unsigned n_clients, n_readers; /* the first n_readers of them only read */
     unsigned n_keys;
     uint64_t chaos_ns;
     unsigned ops_max; /* of all clients */
@@ -67,11 +69,12 @@ struct options {
     unsigned late_type; /* messages of that type are late, besides; 0: none */
     uint32_t late_ppm;
     uint64_t late_ns_max;
+    uint64_t snapshot_ns_max; /* on the way, more than the latency */
 
     /* What goes wrong. */
     uint32_t crash_rate, power_rate, boundary_rate, stop_rate, pause_rate, partition_rate;
-    uint32_t wander_rate, echo_rate;
-    uint32_t slow_disk_rate, disk_error_rate, clock_rate, flip_rate;
+    uint32_t wander_rate, echo_rate, lag_rate;
+    uint32_t slow_disk_rate, stall_rate, disk_error_rate, clock_rate, flip_rate;
     uint32_t member_rate, transfer_rate, make_room_rate;
     uint32_t install_ppm; /* of snapshots whose installation meets a crash */
     uint64_t down_ns_max, pause_ns_max, partition_ns_max;
