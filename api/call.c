@@ -180,16 +180,25 @@ static grpc_op *add_message_ops(struct call *call, grpc_op *op, bool message)
     return op;
 }
 
+static grpc_op *add_status_ops(struct call *call, grpc_op *op, grpc_slice *text)
+{
+    bool ok = call->status.code == STATUS_OK;
+    op = add_message_ops(call, op, ok && (call->method->type == METHOD_UNARY || call->last));
+    op = add_op(op, GRPC_OP_SEND_STATUS_FROM_SERVER);
+    op[-1].data.send_status_from_server.status = (grpc_status_code)call->status.code;
+    op[-1].data.send_status_from_server.status_details = ok ? NULL : text;
+    return op;
+}
+
+/* Who has gone away is sent nothing: gRPC makes errors of what it can't send, which cost as much as
+ * all the rest of a short stream. */
 static void call_send_answer(struct call *call)
 {
     grpc_op ops[4], *op = ops;
     grpc_slice text = grpc_slice_from_static_string(call->status.text);
-    bool ok = call->status.code == STATUS_OK;
     call_count_end(call);
-    op = add_message_ops(call, op, ok && (call->method->type == METHOD_UNARY || call->last));
-    op = add_op(op, GRPC_OP_SEND_STATUS_FROM_SERVER);
-    op[-1].data.send_status_from_server.status = (grpc_status_code)call->status.code;
-    op[-1].data.send_status_from_server.status_details = ok ? NULL : &text;
+    if (!call->cancelled)
+        op = add_status_ops(call, op, &text);
     if (atomic_load_explicit(&call->claim, memory_order_relaxed) != CLAIM_WATCH) {
         op = add_op(op, GRPC_OP_RECV_CLOSE_ON_SERVER);
         op[-1].data.recv_close_on_server.cancelled = &call->is_cancelled;
@@ -486,6 +495,8 @@ void call_wait(struct call *call, call_step step)
     call->outcome = OUTCOME_OK;
     call->phase = CALL_OPEN;
     call_watch(call);
+    if (call->phase != CALL_OPEN)
+        return;
     if (call->cancelled || call->queue->stop_seen != QUEUE_RUNS)
         call_answer(call, call->cancelled ? OUTCOME_CANCELED : OUTCOME_STOPPED);
 }
@@ -519,7 +530,8 @@ void call_watch(struct call *call)
     add_op(&op, GRPC_OP_RECV_CLOSE_ON_SERVER);
     op.data.recv_close_on_server.cancelled = &call->is_cancelled;
     call->n_events++;
-    check(grpc_call_start_batch(call->grpc, &op, 1, &call->closed, NULL) == GRPC_CALL_OK);
+    if (queue_try_batch(call->queue, call->grpc, &op, 1, &call->closed))
+        on_closed(&call->closed, true);
 }
 
 void call_interrupt(struct call *call, bool cancel)

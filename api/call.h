@@ -169,6 +169,7 @@ void call_set_message(struct call *call, grpc_slice *pieces, size_t n);
 /* What a batch with request.response as its message consists of; counts the event to come. Without
  * flush gRPC may wait for the next message with its write. */
 size_t call_message_ops(struct call *call, grpc_op *ops, bool flush);
+/* Asks for the notice that the call is over. If it comes at once, a call that waits is answered. */
 void call_watch(struct call *call);
 void call_interrupt(struct call *call, bool cancel);
 /* For a stream that needs one: there has been no leader for long. */

@@ -13,7 +13,7 @@
 #include "server/lessor.h"
 #include "server/watch_hub.h"
 
-enum { HUB_REQUESTS_MAX = 8192, RENEWALS_MAX = 64 };
+enum { HUB_REQUESTS_MAX = 8192, RENEWALS_MAX = 64, HUB_GUEST_AT = 100 };
 
 /* ---- the hub ---- */
 
@@ -47,6 +47,9 @@ struct hub {
     size_t n_unanswered; /* of all streams: watchers asked for, `created` not taken */
     size_t n_opened, n_closed, n_created, n_cancelled, n_progress, n_taken;
     size_t n_alive; /* responses not freed */
+    /* Gets a response when others have taken HUB_GUEST_AT; they are counted until it takes. */
+    struct watch_stream *guest;
+    size_t n_before;
     struct watch_request created[HUB_REQUESTS_MAX];
     int64_t cancelled[HUB_REQUESTS_MAX];
     bool answers; /* `created` comes at once */
@@ -131,7 +134,8 @@ static inline void hub_reset(void)
     hub.lessor = (struct lessor){0};
     hub.newest = NULL;
     hub.n_opened = hub.n_closed = hub.n_created = hub.n_cancelled = hub.n_progress = 0;
-    hub.n_taken = hub.n_alive = hub.n_unanswered = 0;
+    hub.n_taken = hub.n_alive = hub.n_unanswered = hub.n_before = 0;
+    hub.guest = NULL;
     hub.answers = false;
     list_init(&hub.streams);
     pthread_mutex_unlock(&hub.lock);
@@ -172,7 +176,13 @@ struct watch_response *watch_stream_take(struct watch_stream *s)
     pthread_mutex_lock(&hub.lock);
     struct list *l = list_pop(&s->responses);
     s->armed = !l;
+    if (l)
+        container_of(l, struct hub_response, link)->r.more = !list_empty(&s->responses);
     hub.n_taken += l != NULL;
+    if (hub.guest == s)
+        hub.guest = NULL;
+    else if (hub.guest && l && ++hub.n_before == HUB_GUEST_AT)
+        hub_push_locked(hub.guest, hub_response_new(0, 0, 0));
     if (l && container_of(l, struct hub_response, link)->r.created)
         hub.n_unanswered--;
     pthread_cond_broadcast(&hub.changed);

@@ -5,8 +5,13 @@
  *   received() ─> watch_create(), watch_cancel(), watch_progress()
  *   hub: ready() ─> call_wake() ─> send_next() ─> sent() ─> send_next() ... until there is nothing
  *
- * A response is taken when the one before has left. One more is taken beforehand, so that gRPC
- * hears whether another follows, and need not write to the socket for each.
+ * A response is taken when the one before has left: when gRPC could put all of it into the
+ * client's window. So what a client does not read stays in the hub, but for one response, which the
+ * hub keeps short when many hold one. The hub says whether another follows; then gRPC need not
+ * write each short one to the socket, and may have 64 KiB of these beside the one.
+ *
+ * gRPC may take response after response at once. After WATCH_TURN_BYTES_MAX the others who have
+ * something to send come first.
  *
  * A client that asks and doesn't read the answers is not read on when WATCH_ANSWERS_MAX of them
  * wait (watch_stream_is_full()).
@@ -14,8 +19,8 @@
  * A half-closed stream goes on, as etcd's does: the client may ask for its watchers and then only
  * listen.
  *
- * Thread: the call's queue, ready() any. Invariant: one response at most is in gRPC's hands, one
- * at most is taken beforehand.
+ * Thread: the call's queue, ready() any. Invariant: of the responses taken one at most has not
+ * left.
  */
 #include "api/handlers.h"
 #include "api/stream.h"
@@ -26,9 +31,14 @@
 #define FILTER(name) ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__##name
 #define REQUEST(name) ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_##name##_REQUEST
 
+enum {
+    WATCH_TURN_BYTES_MAX = 256 << 10, /* sent one behind the other */
+    WATCH_TURN_COST_BYTES = 2 << 10,  /* what a response counts for besides its events */
+    WATCH_SHORT_BYTES_MAX = 8 << 10   /* gRPC may wait with a write of no more */
+};
+
 struct watch {
     struct watch_stream *stream;
-    struct watch_response *next;
     bool held; /* the next request waits until the client has read */
 };
 
@@ -42,8 +52,7 @@ static void on_ready(void *arg)
 static void create(struct watch *w, const Etcdserverpb__WatchCreateRequest *r)
 {
     struct watch_request request = {
-        /* No key is the smallest key. */
-        .key = r->key.len ? bytes_of(r->key.data, r->key.len) : bytes_of("", 1),
+        .key = bytes_of(r->key.data, r->key.len),
         .range_end = bytes_of(r->range_end.data, r->range_end.len),
         .start_revision = r->start_revision,
         .id = r->watch_id,
@@ -88,18 +97,29 @@ static void half_closed(struct call *call)
 /* True: it has left already. */
 static bool send(struct call *call, struct watch_response *r)
 {
-    struct watch *w = call->state;
-    w->next = watch_stream_take(w->stream);
+    bool may_wait = r->more && r->bytes <= WATCH_SHORT_BYTES_MAX;
     watch_message_set(call, r);
-    return stream_send(call, w->next ? STREAM_MORE : STREAM_FLUSH);
+    return stream_send(call, may_wait ? STREAM_MORE : STREAM_FLUSH);
+}
+
+/* Sends until one does not leave at once, there is no other, or it is the others' turn. */
+static void send_some(struct call *call)
+{
+    const struct watch *w = call->state;
+    size_t bytes = 0;
+    while (bytes < WATCH_TURN_BYTES_MAX) {
+        struct watch_response *r = watch_stream_take(w->stream);
+        bytes += r ? WATCH_TURN_COST_BYTES + r->bytes : 0;
+        if (!r || !send(call, r))
+            return;
+    }
+    call_wake(call);
 }
 
 static void send_next(struct call *call)
 {
-    struct watch *w = call->state;
-    struct watch_response *r = w->next ? w->next : watch_stream_take(w->stream);
-    while (r && send(call, r))
-        r = w->next;
+    const struct watch *w = call->state;
+    send_some(call);
     if (w->held)
         receive_next(call);
 }
@@ -110,7 +130,6 @@ static void ended(struct call *call)
 {
     struct watch *w = call->state;
     watch_stream_close(w->stream);
-    watch_response_free(w->next);
     free(w);
     call->state = NULL;
 }

@@ -2,7 +2,8 @@
 /*
  * Short responses are copied: a reference count and one more piece in each of gRPC's lists cost
  * more than some hundred bytes. The events of long ones stay where they are, so that a value of a
- * megabyte for a hundred watchers is there once:
+ * megabyte for a hundred watchers is there once. Not so if they keep much more from being freed
+ * than they are long: gRPC may hold them for as long as the client does not read.
  *
  *   [header, id, ..., tag, length] event [tag, length] event ...
  *    own, one allocation           the hub's, kept by a reference to the response
@@ -99,7 +100,8 @@ static void message_share(struct call *call, struct watch_response *r)
 void watch_message_set(struct call *call, struct watch_response *r)
 {
     bool share = r->n_events && r->n_events <= WATCH_SHARE_EVENTS_MAX &&
-                 r->bytes / r->n_events >= WATCH_SHARE_BYTES_MIN;
+                 r->bytes / r->n_events >= WATCH_SHARE_BYTES_MIN &&
+                 r->bytes >= r->memory / WATCH_SHARE_PART_MIN;
     if (share)
         message_share(call, r);
     else

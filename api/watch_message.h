@@ -11,6 +11,7 @@
 enum {
     WATCH_SHARE_BYTES_MIN = 16384, /* an event that is longer is not copied */
     WATCH_SHARE_EVENTS_MAX = 64,   /* a response of more is copied as a whole */
+    WATCH_SHARE_PART_MIN = 4,      /* so many times its length it keeps in memory at most */
 };
 
 /* Makes r the call's next message and frees it, or lets gRPC do that when the message has been

@@ -108,7 +108,7 @@ static void test_request_has_all_fields(void **state)
     assert_int_equal(r->id, 6);
     assert_true(r->progress_notify && r->no_put && !r->no_delete && r->prev_kv && r->fragment);
     r = &hub.created[2];
-    assert_true(bytes_equal(r->key, bytes_of("", 1)));
+    assert_int_equal(r->key.len, 0); /* what that means is the hub's */
     assert_int_equal(r->range_end.len, 0);
     assert_true(r->no_delete && !r->no_put && !r->prev_kv && !r->fragment && !r->progress_notify);
     assert_int_equal(HUB_GET(n_created), 3);
@@ -220,6 +220,33 @@ static void test_client_does_not_read(void **state)
     hub_wait(&hub.n_closed, 2);
     stop(PATIENCE_S * 1000);
     assert_int_equal(HUB_GET(n_alive), 0);
+}
+
+/* Who has much to send does not keep others of its queue waiting until all has left. */
+static void test_turns(void **state)
+{
+    enum { RESPONSES = 2000, TURN_RESPONSES_MAX = 128 };
+    struct client_call *guest = watch_begin(), *busy;
+
+    HUB_SET(guest, hub.newest);
+    busy = stream_begin(WATCH, NULL);
+    hub_wait(&hub.n_opened, 2);
+    pthread_mutex_lock(&hub.lock);
+    for (int64_t i = 0; i < RESPONSES; i++)
+        hub_push_locked(hub.newest, hub_response_new(i, 0, 0));
+    pthread_mutex_unlock(&hub.lock);
+    call_receive_headers(busy);
+    for (int64_t n = 0; n < RESPONSES; n++) {
+        Etcdserverpb__WatchResponse *r = next_response(busy);
+
+        assert_int_equal(r->watch_id, n);
+        response_free(r);
+    }
+    call_receive_headers(guest);
+    response_free(next_response(guest));
+    assert_in_range(HUB_GET(n_before), HUB_GUEST_AT, HUB_GUEST_AT + TURN_RESPONSES_MAX);
+    leave(busy);
+    leave(guest);
 }
 
 static void test_client_creates_and_does_not_read(void **state)
@@ -468,6 +495,45 @@ static void test_counts(void **state)
     assert_true(metric_value(&m->handled[STATUS_INTERNAL]) - internal == 1);
 }
 
+static double handled(const char *path, enum status_code code)
+{
+    return metric_value(&method_metrics_of(method_of(path))->handled[code]);
+}
+
+/* As most clients end a stream: in one breath, so the server finds both at once. */
+static void half_close_and_cancel(struct client_call *c)
+{
+    stream_half_close(c);
+    assert_int_equal(grpc_call_cancel(c->call, NULL), GRPC_CALL_OK);
+}
+
+static void test_half_close_and_cancel(void **state)
+{
+    double ok = handled(KEEP_ALIVE, STATUS_OK), watches = handled(WATCH, STATUS_CANCELED);
+    struct client_call *watch = watch_begin(), *keep_alive = stream_begin(KEEP_ALIVE, NULL);
+    struct client_call *other = stream_begin(KEEP_ALIVE, NULL);
+
+    HUB_SET(lessor.inside, true);
+    stream_write(keep_alive, BYTES_LIT("\x08\x07"));
+    call_receive_headers(keep_alive);
+    expect_renewal(keep_alive, 7, 7);
+    pthread_mutex_lock(&hub.lock);
+    stream_write(other, BYTES_LIT("\x08\x08")); /* the queue's thread waits for the lock */
+    half_close_and_cancel(keep_alive);
+    half_close_and_cancel(watch);
+    pthread_mutex_unlock(&hub.lock);
+    call_end(keep_alive, GRPC_STATUS_CANCELLED, NULL);
+    call_end(watch, GRPC_STATUS_CANCELLED, NULL);
+    hub_wait(&hub.n_closed, 1);
+    call_receive_headers(other);
+    expect_renewal(other, 8, 8);
+    stream_half_close(other);
+    call_end(other, GRPC_STATUS_OK, "");
+    stop(PATIENCE_S * 1000);
+    assert_true(handled(WATCH, STATUS_CANCELED) - watches == 1);
+    assert_true(handled(KEEP_ALIVE, STATUS_OK) - ok == 2);
+}
+
 static size_t resident_bytes(void)
 {
     FILE *f = fopen("/proc/self/statm", "r");
@@ -520,6 +586,7 @@ int main(void)
         TEST(test_client_leaves_before_a_word),
         TEST(test_garbage),
         TEST(test_client_does_not_read),
+        TEST(test_turns),
         TEST(test_client_creates_and_does_not_read),
         TEST(test_keep_alive),
         TEST(test_keep_alive_fails),
@@ -531,6 +598,7 @@ int main(void)
         TEST(test_needs_leader),
         TEST(test_learner),
         TEST(test_counts),
+        TEST(test_half_close_and_cancel),
         TEST(test_many_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -106,6 +106,7 @@ static void batch_refer(struct watch_batch *b, struct watch_block *block)
         b->blocks = mem_realloc(b->blocks,
                                 (b->n_blocks ? 2 * b->n_blocks : 1) * sizeof(struct watch_block *));
     b->blocks[b->n_blocks++] = watch_block_ref(block);
+    b->held += block->cap;
 }
 
 static void batch_add(struct watch_batch *b, const struct watch_slice_event *e, bool previous)
@@ -117,10 +118,8 @@ static void batch_add(struct watch_batch *b, const struct watch_slice_event *e, 
         event = e->with_previous;
         batch_refer(b, e->with_block);
     }
-    if (b->n_events == 0)
-        b->first = e->record->rev.main;
     b->last = e->record->rev.main;
-    b->events[b->n_events++] = (struct watch_event){event};
+    b->events[b->n_events++] = (struct watch_event){event, b->last};
     b->bytes += event.len;
 }
 

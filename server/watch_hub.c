@@ -32,6 +32,10 @@ static void set_defaults(struct watch_hub_options *o)
         o->stream_bytes_max = WATCH_STREAM_BYTES_MAX;
     if (o->bytes_max == 0)
         o->bytes_max = WATCH_BYTES_MAX;
+    if (o->taken_bytes_max == 0)
+        o->taken_bytes_max = WATCH_TAKEN_BYTES_MAX;
+    if (o->taken_bytes_min == 0)
+        o->taken_bytes_min = WATCH_TAKEN_BYTES_MIN;
     if (o->slice_events_max == 0)
         o->slice_events_max = WATCH_SLICE_EVENTS_MAX;
     if (o->progress_interval_ns <= 0)
@@ -98,6 +102,7 @@ struct watch_hub *watch_hub_free(struct watch_hub *h)
     pthread_mutex_destroy(&h->bell.lock);
     pthread_mutex_destroy(&h->lock);
     check(atomic_load(&h->memory) == 0); /* responses are freed before */
+    check(atomic_load(&h->taken) == 0);
     free(h);
     return NULL;
 }

@@ -17,6 +17,12 @@
  * where they stopped and nothing else, and go on from there when the consumer has caught up. One
  * response a stream may have also when memory is short, so who reads goes on.
  *
+ * What a consumer has taken it may hold for long (its client does not read), and nobody can take
+ * that back. So it takes one response at a time, and that is short when all together hold much:
+ * whole revisions of at most a sixteenth of what is left of WATCH_TAKEN_BYTES_MAX, down to
+ * WATCH_TAKEN_BYTES_MIN or one revision. However many streams are stuck, they hold
+ * WATCH_TAKEN_BYTES_MAX, and beyond that the minimum each.
+ *
  * An event is encoded once, when it is applied, and shared by all who get it: the bytes belong to a
  * block of the ring, which lives until the last response that points into it is freed.
  *
@@ -35,6 +41,8 @@ struct watch_stream;
 enum {
     WATCH_STREAM_BYTES_MAX = 4 << 20, /* not taken yet, of one stream */
     WATCH_BYTES_MAX = 64 << 20,       /* of memory for all, blocks that they alone hold included */
+    WATCH_TAKEN_BYTES_MAX = 64 << 20, /* of events in the hands of all consumers together */
+    WATCH_TAKEN_BYTES_MIN = 16 << 10, /* of events that one can take in any case */
     WATCH_RESPONSE_OVERHEAD_BYTES = 512 << 10, /* etcd's, over --max-request-bytes */
     WATCH_RING_BYTES = 32 << 20,               /* recent events */
     WATCH_ANSWERS_MAX = 1024,                  /* see watch_stream_is_full() */
@@ -48,8 +56,9 @@ struct watch_hub_options {
     int64_t progress_interval_ns; /* of progress_notify, before its jitter; 0: etcd's 10 minutes */
     size_t response_bytes_max;    /* a fragment's; etcd: --max-request-bytes + 512 KiB */
     uint64_t seed;                /* of the jitter */
-    size_t stream_bytes_max, bytes_max; /* 0: WATCH_STREAM_BYTES_MAX, WATCH_BYTES_MAX */
-    size_t slice_events_max;            /* 0: WATCH_SLICE_EVENTS_MAX */
+    size_t stream_bytes_max, bytes_max;      /* 0: WATCH_STREAM_BYTES_MAX, WATCH_BYTES_MAX */
+    size_t taken_bytes_max, taken_bytes_min; /* 0: WATCH_TAKEN_BYTES_MAX, WATCH_TAKEN_BYTES_MIN */
+    size_t slice_events_max;                 /* 0: WATCH_SLICE_EVENTS_MAX */
 };
 
 struct watch_hub *watch_hub_new(const struct watch_hub_options *options);
@@ -81,7 +90,7 @@ enum {
 };
 
 struct watch_request {
-    struct bytes key, range_end; /* as in the request */
+    struct bytes key, range_end; /* as in the request; no key is the smallest key */
     int64_t start_revision;      /* 0: from the next revision on */
     int64_t id;
     bool prev_kv, no_put, no_delete, fragment, progress_notify;
@@ -89,6 +98,7 @@ struct watch_request {
 
 struct watch_event {
     struct bytes encoded; /* mvccpb.Event, without tag and length */
+    int64_t revision;
 };
 
 /* What etcd's WatchResponse says, but for cluster id, member id and term. */
@@ -100,7 +110,9 @@ struct watch_response {
     const char *cancel_reason; /* lives for ever; "" */
     size_t n_events;
     const struct watch_event *events;
-    size_t bytes; /* of all events */
+    size_t bytes;  /* of all events */
+    size_t memory; /* what is kept from being freed for these events, at most */
+    bool more;     /* another response follows at once, or nearly */
 };
 
 /* ready() is called (on any thread, also from inside watch_create() and its like, never from inside
@@ -131,6 +143,7 @@ void watch_cancel(struct watch_stream *s, int64_t id);
  * since. */
 void watch_progress(struct watch_stream *s);
 
-/* The next response, or NULL. The caller frees it; its events live until then. */
+/* The next response, or NULL. The caller frees it; its events live until then. Who takes says by
+ * that that the one before has left. */
 struct watch_response *watch_stream_take(struct watch_stream *s);
 struct watch_response *watch_response_free(struct watch_response *r);

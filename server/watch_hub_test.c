@@ -139,6 +139,15 @@ static void test_intervals(void **state)
     assert_non_null(strstr(taken(f->b, &f->c), "#2 r4 +c=1@4"));
     assert_null(strstr(buf_cstr(&f->b->text), "#0"));
     assert_null(strstr(buf_cstr(&f->b->text), "#3"));
+    entry_begin(f->b);
+    entry_put(f->b, bytes_of("", 1), BYTES_LIT("1"));
+    mvcc_end(f->b->store.mvcc);
+    batch_write(f->b, true);
+    turns(f->b);
+    assert_non_null(strstr(taken(f->b, &f->c), "#3 r5 +"));
+    assert_non_null(strstr(buf_cstr(&f->b->text), "#1 r5 +"));
+    assert_null(strstr(buf_cstr(&f->b->text), "#0"));
+    assert_null(strstr(buf_cstr(&f->b->text), "#2"));
 }
 
 static void test_filters_and_previous(void **state)

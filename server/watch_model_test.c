@@ -518,6 +518,8 @@ static void begin(struct model *m, uint64_t seed)
         tuning.ring_bytes = 1 + below(m, 20) * 500;
         tuning.stream_bytes_max = 1 + below(m, 4000);
         tuning.bytes_max = 2000 + below(m, 20000);
+        tuning.taken_bytes_max = 1 + below(m, 4000);
+        tuning.taken_bytes_min = 1 + below(m, 100);
     }
     tuning.slice_events_max = 1 + below(m, 30);
     tuning.response_bytes_max = 30 + below(m, 300);

@@ -4,8 +4,9 @@
  *
  *   watch_ring     recent events                     watch_index    who watches a key
  *   watch_cohort   watchers that are equally far     watch_history  slices from the store, prev_kv
- *   watch_deliver  events to watchers                watch_queue    responses, taken and taken back
- *   watch_stream   what clients ask for              watch_hub      the turn
+ *   watch_deliver  events to watchers                watch_queue    responses, also taken back
+ *   watch_take     responses, taken by consumers     watch_stream   what clients ask for
+ *   watch_hub      the turn
  *
  * A watcher is in one of these places, and knows the revision that it wants next:
  *
@@ -85,8 +86,9 @@ struct watch_batch {
     atomic_uint refs;
     struct watch_hub *hub;
     size_t memory; /* its own */
-    int64_t first, last;
+    int64_t last;  /* revision */
     size_t bytes;
+    size_t held; /* of the blocks */
     size_t n_events, n_blocks;
     struct watch_event *events;
     struct watch_block **blocks; /* references */
@@ -100,9 +102,19 @@ struct watch_piece {
     struct watch_batch *batch;
     uint64_t serial; /* of the watcher */
     size_t cost;     /* bytes in the stream's budget */
-    bool fragment;   /* may be split */
-    bool begun;      /* a part was taken */
+    bool fragment;   /* may be split anywhere, others between revisions */
+    bool begun;      /* a fragment was taken: the rest must follow */
 };
+
+static inline bool watch_piece_has_events(const struct watch_piece *p)
+{
+    return p->response.n_events > 0;
+}
+
+static inline bool watch_piece_is_progress(const struct watch_piece *p)
+{
+    return !watch_piece_has_events(p) && !p->response.created && !p->response.canceled;
+}
 
 struct watch_stream {
     struct watch_hub *hub;
@@ -123,9 +135,10 @@ struct watch_stream {
     pthread_mutex_t lock;
     struct watch_piece *first, **last;
     size_t bytes, n_answers;
-    bool armed;      /* ready() is due when something comes */
-    bool taken;      /* something was taken since the last time memory was short */
-    bool has_parked; /* the hub wants to hear when there is room */
+    size_t taken_bytes; /* in the consumer's hands, see watch_take.c */
+    bool armed;         /* ready() is due when something comes */
+    bool taken;         /* something was taken since the last time memory was short */
+    bool has_parked;    /* the hub wants to hear when there is room */
     /* under the bell's lock */
     struct list room_link; /* in hub->bell.room */
 };
@@ -165,6 +178,7 @@ struct watch_hub {
     atomic_bool ring_wanted;                 /* there was a stream */
     atomic_size_t n_streams;
     atomic_size_t memory; /* of pieces, batches, and blocks that are not the ring's */
+    atomic_size_t taken;  /* bytes of events in the hands of consumers, of responses not short */
     struct watch_bell bell;
 
     pthread_mutex_t lock; /* guards what follows, and sets, watchers and parts of streams */
@@ -237,6 +251,7 @@ int watch_cohort_step(struct watch_hub *h, struct watch_cohort *c);
 /* ---- watch_queue.c ---- */
 
 struct watch_batch *watch_batch_unref(struct watch_batch *b);
+struct watch_piece *watch_piece_new(struct watch_stream *s, const struct watch_response *response);
 /* Under the hub's lock. */
 void watch_push_answer(struct watch_stream *s, const struct watch_response *response);
 /* Under both locks. False: no room. */
@@ -244,6 +259,9 @@ bool watch_push_events(struct watch_stream *s, struct watcher *w, struct watch_b
                        int64_t revision);
 /* Takes back the events of streams that took nothing since the last time; under the hub's lock. */
 void watch_reclaim(struct watch_hub *h);
+
+/* ---- watch_take.c ---- */
+
 void watch_queue_drop(struct watch_stream *s); /* at the stream's end */
 
 /* ---- watch_stream.c; under the lock ---- */

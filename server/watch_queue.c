@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The responses of a stream: put into its queue by the hub, taken by its consumer.
+ * The responses of a stream: put into its queue by the hub, and taken back (watch_take.c: taken by
+ * its consumer).
  *
  * The queue is a convenience, not the truth: events in it can be taken back at any time, because
  * their watcher then knows the revision to go on from. That is what bounds the memory of many
@@ -11,10 +12,7 @@
  * (created, canceled) stay; there are no more of them than requests, which the consumer stops to
  * read when watch_stream_is_full().
  *
- * Fragments are cut when they are taken. Their size is etcd's: that of the whole message, header
- * included, and one event at least.
- *
- * Thread: pushing under the hub's lock, taking the consumer's; the queue is under its stream's.
+ * Thread: under the hub's lock, the queue is under its stream's.
  */
 #include "base/check.h"
 #include "base/clock.h"
@@ -24,7 +22,7 @@
 
 /* ---- pieces ---- */
 
-static struct watch_piece *piece_new(struct watch_stream *s, const struct watch_response *response)
+struct watch_piece *watch_piece_new(struct watch_stream *s, const struct watch_response *response)
 {
     struct watch_piece *p = mem_alloc_raw(sizeof(*p));
 
@@ -48,11 +46,6 @@ struct watch_response *watch_response_free(struct watch_response *r)
     return NULL;
 }
 
-static bool has_events(const struct watch_piece *p)
-{
-    return p->response.n_events > 0;
-}
-
 /* ---- pushing ---- */
 
 /* Under both locks. */
@@ -62,7 +55,7 @@ static void push(struct watch_stream *s, struct watch_piece *p)
     *s->last = p;
     s->last = &p->next;
     s->bytes += p->cost;
-    s->n_answers += !has_events(p);
+    s->n_answers += !watch_piece_has_events(p);
     if (s->armed && !list_linked(&s->call_link))
         list_push(&s->hub->to_call, &s->call_link);
     s->armed = false;
@@ -70,7 +63,7 @@ static void push(struct watch_stream *s, struct watch_piece *p)
 
 void watch_push_answer(struct watch_stream *s, const struct watch_response *response)
 {
-    struct watch_piece *p = piece_new(s, response);
+    struct watch_piece *p = watch_piece_new(s, response);
 
     pthread_mutex_lock(&s->lock);
     push(s, p);
@@ -92,7 +85,8 @@ bool watch_push_events(struct watch_stream *s, struct watcher *w, struct watch_b
                                       .revision = revision,
                                       .n_events = b->n_events,
                                       .events = b->events,
-                                      .bytes = b->bytes};
+                                      .bytes = b->bytes,
+                                      .memory = b->memory + b->held};
     struct watch_piece *p;
 
     if (s->first && memory_is_short(s->hub, b)) {
@@ -101,7 +95,7 @@ bool watch_push_events(struct watch_stream *s, struct watcher *w, struct watch_b
     }
     if (s->bytes >= s->hub->o.stream_bytes_max)
         return false;
-    p = piece_new(s, &response);
+    p = watch_piece_new(s, &response);
     atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
     p->batch = b;
     p->serial = w->serial;
@@ -109,129 +103,6 @@ bool watch_push_events(struct watch_stream *s, struct watcher *w, struct watch_b
     w->quiet = false;
     push(s, p);
     return true;
-}
-
-/* ---- taking ---- */
-
-static size_t field_size(uint64_t v)
-{
-    return v ? 1 + varint_size(v) : 0;
-}
-
-/* Of a WatchResponse of events but for these. */
-static size_t frame_size(const struct watch_piece *p)
-{
-    const struct server_state *state = p->hub->o.state;
-    size_t header = field_size(state->cluster_id) + field_size(state->member_id) +
-                    field_size((uint64_t)p->response.revision) +
-                    field_size(atomic_load_explicit(&state->term, memory_order_relaxed));
-
-    return 1 + varint_size(header) + header + field_size((uint64_t)p->response.id);
-}
-
-static size_t event_size(const struct watch_event *e)
-{
-    return 1 + varint_size(e->encoded.len) + e->encoded.len;
-}
-
-/* How many events the next fragment has; all that are left: none is cut off. */
-static size_t fragment_events(const struct watch_piece *p)
-{
-    enum { FRAGMENT_FIELD_BYTES = 2 };
-    const struct watch_response *r = &p->response;
-    size_t max = p->hub->o.response_bytes_max, size = frame_size(p), n;
-
-    for (n = 0; n < r->n_events && size < max; n++)
-        size += event_size(&r->events[n]);
-    if (!p->begun && (size < max || r->n_events < 2))
-        return r->n_events;
-    size = frame_size(p) + FRAGMENT_FIELD_BYTES;
-    for (n = 0; n < r->n_events; n++) {
-        size += event_size(&r->events[n]);
-        if (n > 0 && size >= max)
-            break;
-    }
-    return n;
-}
-
-/* A response of the first n events, which the rest does not have any more. */
-static struct watch_piece *cut(struct watch_stream *s, struct watch_piece *p, size_t n)
-{
-    struct watch_response first = p->response;
-    struct watch_piece *piece;
-
-    first.n_events = n;
-    first.fragment = true;
-    first.bytes = 0;
-    for (size_t i = 0; i < n; i++)
-        first.bytes += first.events[i].encoded.len;
-    piece = piece_new(s, &first);
-    piece->batch = p->batch;
-    atomic_fetch_add_explicit(&p->batch->refs, 1, memory_order_relaxed);
-    p->response.events += n;
-    p->response.n_events -= n;
-    p->response.bytes -= first.bytes;
-    p->cost -= first.bytes;
-    p->begun = true;
-    s->bytes -= first.bytes;
-    return piece;
-}
-
-static struct watch_piece *pop(struct watch_stream *s)
-{
-    struct watch_piece *p = s->first;
-
-    s->first = p->next;
-    if (!s->first)
-        s->last = &s->first;
-    s->bytes -= p->cost;
-    s->n_answers -= !has_events(p);
-    return p;
-}
-
-static struct watch_piece *take(struct watch_stream *s)
-{
-    struct watch_piece *p = s->first;
-    size_t n;
-
-    s->taken = true;
-    if (!p)
-        return NULL;
-    n = p->fragment ? fragment_events(p) : p->response.n_events;
-    return n < p->response.n_events ? cut(s, p, n) : pop(s);
-}
-
-/* Under the stream's lock. */
-static void tell_room(struct watch_stream *s)
-{
-    struct watch_bell *bell = &s->hub->bell;
-
-    s->has_parked = false;
-    pthread_mutex_lock(&bell->lock);
-    if (!list_linked(&s->room_link))
-        list_push(&bell->room, &s->room_link);
-    pthread_mutex_unlock(&bell->lock);
-    watch_ring_bell(s->hub);
-}
-
-struct watch_response *watch_stream_take(struct watch_stream *s)
-{
-    struct watch_piece *p;
-
-    pthread_mutex_lock(&s->lock);
-    p = take(s);
-    if (!p)
-        s->armed = true;
-    if (s->has_parked && s->bytes <= s->hub->o.stream_bytes_max / 2)
-        tell_room(s);
-    pthread_mutex_unlock(&s->lock);
-    if (!p)
-        return NULL;
-    if (has_events(p)) {
-        metric_add(&metric_watch_events, p->response.n_events);
-        metric_gauge_add(&metric_pending_events, -(double)p->response.n_events);
-    }
-    return &p->response;
 }
 
 bool watch_stream_is_full(struct watch_stream *s)
@@ -246,11 +117,6 @@ bool watch_stream_is_full(struct watch_stream *s)
 
 /* ---- taking back ---- */
 
-static bool is_progress(const struct watch_piece *p)
-{
-    return !has_events(p) && !p->response.created && !p->response.canceled;
-}
-
 /* What can be done without: not what was begun, or answers. */
 static struct watch_piece *unlink_events(struct watch_stream *s)
 {
@@ -258,13 +124,13 @@ static struct watch_piece *unlink_events(struct watch_stream *s)
 
     while (*at) {
         struct watch_piece *p = *at;
-        if (p->begun || !(has_events(p) || is_progress(p))) {
+        if (p->begun || !(watch_piece_has_events(p) || watch_piece_is_progress(p))) {
             at = &p->next;
             continue;
         }
         *at = p->next;
         s->bytes -= p->cost;
-        s->n_answers -= !has_events(p);
+        s->n_answers -= !watch_piece_has_events(p);
         p->next = NULL;
         *last = p;
         last = &p->next;
@@ -281,10 +147,11 @@ static void take_back(struct watch_stream *s, struct watch_piece *p)
     metric_gauge_add(&metric_pending_events, -(double)p->response.n_events);
     if (!w || w->serial != p->serial || w->place == WATCHER_COMPACTED)
         return;
-    if (w->place == WATCHER_PARKED && w->next <= p->batch->first)
+    int64_t first = p->response.events[0].revision;
+    if (w->place == WATCHER_PARKED && w->next <= first)
         return;
     watcher_park(w);
-    w->next = p->batch->first;
+    w->next = first;
 }
 
 static void owe_progress(struct watch_stream *s, const struct watch_piece *p)
@@ -304,7 +171,7 @@ static void reclaim(struct watch_stream *s)
     s->taken = false;
     for (; p; p = next) {
         next = p->next;
-        if (has_events(p))
+        if (watch_piece_has_events(p))
             take_back(s, p);
         else
             owe_progress(s, p);
@@ -317,15 +184,4 @@ void watch_reclaim(struct watch_hub *h)
 {
     list_for_each (it, &h->streams)
         reclaim(container_of(it, struct watch_stream, link));
-}
-
-void watch_queue_drop(struct watch_stream *s)
-{
-    pthread_mutex_lock(&s->lock);
-    while (s->first) {
-        struct watch_piece *p = pop(s);
-        metric_gauge_add(&metric_pending_events, -(double)p->response.n_events);
-        watch_response_free(&p->response);
-    }
-    pthread_mutex_unlock(&s->lock);
 }

@@ -629,6 +629,75 @@ func TestWatchNeverRead(t *testing.T) {
 	serves(t, s)
 }
 
+// putTogether puts n values of a size, many at a time.
+func putTogether(ctx context.Context, c *clientv3.Client, n, size int) error {
+	const at = 16
+	value, done := strings.Repeat("v", size), make(chan error, at)
+	for w := 0; w < at; w++ {
+		go func() {
+			for i := w; i < n; i += at {
+				if _, err := c.Put(ctx, fmt.Sprintf("k%06d", i), value); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	var failed error
+	for w := 0; w < at; w++ {
+		if err := <-done; err != nil {
+			failed = err
+		}
+	}
+	return failed
+}
+
+// Streams that are never read and have megabytes to get: all together hold what the hub allows, 64 MiB in its queues and
+// 64 MiB in gRPC's hands, beside a little each; who reads gets everything meanwhile, and the memory comes back.
+func TestWatchNeverReadBehind(t *testing.T) {
+	const streams, puts, size, budgetKiB, eachKiB = 400, 4000, 7500, 2 * 64 << 10, 100
+	s := harness.StartForTest(t, harness.Cairn)
+	c, ctx := newClient(t, s), harness.Context(t, 2*time.Minute)
+	first := c.Watch(ctx, "other") // From now on recent events are kept.
+	must(t, putTogether(ctx, c, puts, size))
+	before := residentKiB(t, s)
+	reading, cancel := context.WithCancel(ctx)
+	for i := 0; i < streams; i++ {
+		conn, err := s.Dial(grpc.WithInitialWindowSize(65535), grpc.WithInitialConnWindowSize(65535))
+		must(t, err)
+		defer conn.Close()
+		w, err := pb.NewWatchClient(conn).Watch(reading)
+		must(t, err)
+		must(t, w.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+			CreateRequest: &pb.WatchCreateRequest{Key: []byte("k"), RangeEnd: []byte("l"), StartRevision: 2}}}))
+	}
+	got := 0
+	for r := range c.Watch(ctx, "k", clientv3.WithPrefix(), clientv3.WithRev(2)) {
+		must(t, r.Err())
+		if got += len(r.Events); got == puts {
+			break
+		}
+	}
+	held := residentKiB(t, s)
+	if held > before+budgetKiB+streams*eachKiB {
+		t.Errorf("%d KiB with %d streams that are not read, %d KiB without", held, streams, before)
+	}
+	cancel()
+	serves(t, s)
+	for deadline := time.Now().Add(time.Minute); residentKiB(t, s) > before+(held-before)/2; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d KiB a minute after they were closed, %d KiB with them, %d KiB before", residentKiB(t, s), held, before)
+		}
+	}
+	t.Logf("resident: %d KiB without, %d KiB with, %d KiB after", before, held, residentKiB(t, s))
+	select {
+	case r := <-first:
+		t.Errorf("a watcher of another key got %v", r)
+	default:
+	}
+}
+
 // Without a leader a stream that wants one is refused, and one that is open ends; others stay.
 func TestStreamNeedsLeader(t *testing.T) {
 	stories := map[harness.Kind][]string{}
