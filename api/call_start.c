@@ -100,7 +100,10 @@ static enum outcome call_read_headers(struct call *call)
     if (!bytes_equal(h.leader, BYTES_LIT("true")))
         return OUTCOME_OK;
     call->needs_leader = call->method->type != METHOD_UNARY;
-    return server_has_leader(call->server) ? OUTCOME_OK : OUTCOME_NO_LEADER;
+    if (!server_has_leader(call->server))
+        return OUTCOME_NO_LEADER;
+    call->queue->n_no_leader = 0; /* an idle queue has not looked */
+    return OUTCOME_OK;
 }
 
 static void call_refuse(struct call *call, enum status_code code, const char *format, ...)

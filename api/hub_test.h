@@ -52,7 +52,8 @@ struct hub {
     size_t n_before;
     struct watch_request created[HUB_REQUESTS_MAX];
     int64_t cancelled[HUB_REQUESTS_MAX];
-    bool answers; /* `created` comes at once */
+    bool answers;          /* `created` comes at once */
+    void (*at_open)(void); /* NULL: nothing */
     struct lessor lessor;
 };
 
@@ -137,6 +138,7 @@ static inline void hub_reset(void)
     hub.n_taken = hub.n_alive = hub.n_unanswered = hub.n_before = 0;
     hub.guest = NULL;
     hub.answers = false;
+    hub.at_open = NULL;
     list_init(&hub.streams);
     pthread_mutex_unlock(&hub.lock);
 }
@@ -151,6 +153,8 @@ struct watch_stream *watch_stream_open(struct watch_hub *h, void (*ready)(void *
     list_push(&hub.streams, &s->link);
     hub.newest = s;
     hub.n_opened++;
+    if (hub.at_open)
+        hub.at_open();
     pthread_cond_broadcast(&hub.changed);
     pthread_mutex_unlock(&hub.lock);
     return s;

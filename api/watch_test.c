@@ -449,6 +449,32 @@ static void test_needs_leader(void **state)
     leave(without);
 }
 
+static void lose_leader(void)
+{
+    SERVER_SET(no_leader, true);
+}
+
+/* Nobody looks for a leader while there is no call: what was counted before says nothing. */
+static void test_needs_leader_after_idle(void **state)
+{
+    static const struct metadata leader = {"hasleader", "true"};
+    struct client_call *c = stream_begin(WATCH, &leader);
+
+    hub_wait(&hub.n_opened, 1);
+    SERVER_SET(no_leader, true);
+    expect_end(c, GRPC_STATUS_UNAVAILABLE, "etcdserver: no leader");
+    hub_wait(&hub.n_closed, 1);
+    SERVER_SET(no_leader, false);
+    HUB_SET(at_open, lose_leader);
+    uint64_t start_ms = clock_mono_ms();
+    c = stream_begin(WATCH, &leader);
+    expect_end(c, GRPC_STATUS_UNAVAILABLE, "etcdserver: no leader");
+    assert_true(clock_mono_ms() - start_ms >=
+                (QUEUE_NO_LEADER_MAX - 1) * server.config.election_timeout_ms);
+    hub_wait(&hub.n_closed, 2);
+    SERVER_SET(no_leader, false);
+}
+
 static void test_learner(void **state)
 {
     atomic_store(&server.is_learner, true);
@@ -596,6 +622,7 @@ int main(void)
         TEST(test_stop),
         TEST(test_stop_while_sending),
         TEST(test_needs_leader),
+        TEST(test_needs_leader_after_idle),
         TEST(test_learner),
         TEST(test_counts),
         TEST(test_half_close_and_cancel),
