@@ -77,6 +77,7 @@ int bootstrap_open_log(struct bootstrap *b, const struct bootstrap_options *o, b
         .applied_index = b->applied,
         .kept_entries = kept_entries(o),
         .kept_bytes_max = NODE_CATCHUP_BYTES_MAX,
+        .keep_all = o->config->max_wals == 0,
         .unsafe_no_sync = o->config->unsafe_no_fsync,
         .single_threaded = o->wal_single_threaded,
     };

@@ -49,7 +49,7 @@ struct config {
     struct url_list listen_client_urls;
     struct url_list listen_client_http_urls;
     uint32_t max_snapshots;
-    uint32_t max_wals;
+    uint32_t max_wals; /* 0: none is ever recycled */
     bool memory_mlock;
     int64_t quota_backend_bytes; /* 0: 2 GiB; negative: off */
     uint32_t max_txn_ops;
@@ -85,6 +85,7 @@ struct config {
     uint32_t compaction_batch_limit;
     int64_t compaction_sleep_interval_ns;
     uint64_t snapshot_catchup_entries;
+    uint64_t watch_ring_bytes;
     uint32_t max_learners;
     bool force_new_cluster;
     bool unsafe_no_fsync;

@@ -16,6 +16,7 @@ static const char *const group_titles[GROUP_COUNT] = {
     [GROUP_LOGGING] = "Logging",
     [GROUP_TRACING] = "Distributed tracing",
     [GROUP_FEATURES] = "Features",
+    [GROUP_CAIRN] = "Cairn's own",
     [GROUP_UNSAFE] = "Unsafe feature",
 };
 

@@ -37,6 +37,7 @@ enum flag_group {
     GROUP_LOGGING,
     GROUP_TRACING,
     GROUP_FEATURES,
+    GROUP_CAIRN, /* which etcd does not have */
     GROUP_UNSAFE,
     GROUP_COUNT,
     GROUP_HIDDEN = GROUP_COUNT, /* not in the help text */

@@ -4,7 +4,7 @@
  * Cairn today. A flag whose feature is still to be built is refused when a user would be less safe,
  * or served by another cluster, than he asked for; any other is accepted with a warning. (etcd's
  * help also lists --discovery and --discovery-proxy, which its own parser refuses; they are not
- * here.)
+ * here.) Behind them Cairn's own.
  *
  * Thread: any; constant.
  */
@@ -47,8 +47,8 @@ const struct flag config_flags[] = {
         HELP("URLs to listen on for HTTP only; takes HTTP away from --listen-client-urls.")),
     ROW("max-snapshots", "5", UINT, MEMBER, NONE, BIND(U32, max_snapshots),
         HELP("Snapshot files to keep (0: all). Deprecated since etcd 3.6.")),
-    ROW("max-wals", "5", UINT, MEMBER, NONE, BIND(U32, max_wals),
-        HELP("Raft log files to keep (0: all).")),
+    ROW("max-wals", "5", UINT, MEMBER, WORKS, BIND(U32, max_wals),
+        HELP("Raft log files to keep (0: all; any other number: those that are needed).")),
     ROW("memory-mlock", "false", BOOL, MEMBER, NOT_YET, BIND(BOOL, memory_mlock),
         .help_default = "", HELP("Keep the memory of the process from being swapped out.")),
     ROW("quota-backend-bytes", "0", INT, MEMBER, WORKS, BIND(I64, quota_backend_bytes),
@@ -268,6 +268,10 @@ const struct flag config_flags[] = {
     ROW("snapshot-catchup-entries", "5000", UINT, FEATURES, WORKS,
         BIND(U64, snapshot_catchup_entries),
         HELP("Entries to keep behind a snapshot for followers that are slow.")),
+
+    ROW("watch-ring-bytes", "33554432", UINT, CAIRN, WORKS, BIND(U64, watch_ring_bytes),
+        HELP("Memory for recent events: watchers that begin in it, or fall back into it, cost no "
+             "reading of the store.")),
 
     ROW("force-new-cluster", "false", BOOL, UNSAFE, WORKS, BIND(BOOL, force_new_cluster),
         HELP("Make a new cluster of this member alone.")),

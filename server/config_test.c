@@ -331,7 +331,8 @@ static void test_fields(void **state)
 {
     struct run *run = run_parse("--max-txn-ops=9999999999 --max-request-bytes=9999999999 "
                                 "--max-learners=0 --warning-apply-duration=2ms"
-                                " --log-outputs=stdout,stderr --socket-reuse-port",
+                                " --log-outputs=stdout,stderr --socket-reuse-port"
+                                " --max-wals=0 --watch-ring-bytes=268435456",
                                 NULL);
     struct config *c = &run->config;
 
@@ -339,6 +340,8 @@ static void test_fields(void **state)
     assert_int_equal(c->max_txn_ops, UINT32_MAX);
     assert_int_equal(c->max_request_bytes, CONFIG_REQUEST_BYTES_MAX);
     assert_int_equal(c->max_learners, 0);
+    assert_int_equal(c->max_wals, 0);
+    assert_int_equal(c->watch_ring_bytes, 256 << 20);
     assert_int_equal(c->warning_apply_duration_ns, 2000000);
     assert_int_equal(c->compaction_batch_limit, 1000);
     assert_int_equal(c->compaction_sleep_interval_ns, 10000000);

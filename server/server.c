@@ -299,6 +299,7 @@ static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
     s->watch_hub = watch_hub_new(&(struct watch_hub_options){
         .store = &s->store,
         .state = &s->state,
+        .ring_bytes = s->config->watch_ring_bytes,
         .progress_interval_ns = s->config->watch_progress_notify_interval_ns,
         .response_bytes_max = s->config->max_request_bytes + WATCH_RESPONSE_OVERHEAD_BYTES,
         .seed = seed});

@@ -48,7 +48,7 @@ struct wal_options {
      * a record. */
     uint32_t salt;
     bool unsafe_no_sync; /* --unsafe-no-fsync */
-    bool keep_all;       /* tests: segments are never recycled */
+    bool keep_all;       /* segments are never recycled */
     /* Simulator and tests: spare segments are made on the spot, not by a thread. */
     bool single_threaded;
 };

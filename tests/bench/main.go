@@ -60,7 +60,6 @@ type config struct {
 	keys      int
 	behind    int
 	leases    int
-	ring      string
 	rate      int
 	otherMax  float64
 	markdown  bool
@@ -97,7 +96,6 @@ func run(args []string) error {
 	f.IntVar(&c.keys, "keys", harness.EnvInt("CAIRN_KEYS", 1000000), "keys of the memory and compaction scenarios")
 	f.IntVar(&c.behind, "behind", 500000, "revisions that a watcher is behind")
 	f.IntVar(&c.leases, "leases", 1000000, "leases of the lease scenario")
-	f.StringVar(&c.ring, "ring", "", "a flag that makes Cairn's ring of recent events so large that it holds them")
 	f.IntVar(&c.rate, "rate", 2000, "puts per second where puts are paced")
 	f.Int64Var(&c.joinBytes, "join-bytes", joinBytes, "values that an empty member has to fetch")
 	f.Float64Var(&c.otherMax, "other-max", 0.15, "share of the machine that others may use in a run")
@@ -158,14 +156,6 @@ func (c *config) run() error {
 		}
 	}
 	return nil
-}
-
-// ringArgs are the flags of a Cairn that still has in memory what a watcher that is behind needs.
-func (c *config) ringArgs() []string {
-	if c.ring == "" {
-		return nil
-	}
-	return []string{c.ring}
 }
 
 // ownCPU is the time of the processor that this process, which is the client, has used.
