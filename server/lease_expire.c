@@ -231,20 +231,20 @@ static void expire(struct lease_expiry *e)
 
 /* ---- checkpoints ---- */
 
-static bool may_be_in_the_log(enum outcome outcome)
+static bool has_timed_out(enum outcome outcome)
 {
     return outcome == OUTCOME_TIMEOUT || outcome == OUTCOME_TIMEOUT_LEADER_FAILURE ||
            outcome == OUTCOME_TIMEOUT_CONNECTION_LOST;
 }
 
-/* (I4) What was refused comes again in its time. */
+/* (I4) What was refused comes again in its time; not so if an earlier try of it may come yet. */
 static void checkpointed(struct request *request, enum outcome outcome)
 {
     struct lease_expiry *e = container_of(request, struct lease_expiry, checkpoint);
     struct store *store = &e->server->store;
 
     buf_deinit(&request->response);
-    e->uncertain = may_be_in_the_log(outcome);
+    e->uncertain = has_timed_out(outcome) || (e->uncertain && outcome == OUTCOME_TOO_MANY_REQUESTS);
     if (!e->uncertain) {
         store_hold(store);
         lease_checkpoints_end(store->leases);

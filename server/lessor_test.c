@@ -576,6 +576,31 @@ static void test_uncertain_checkpoint(void **state)
     assert_int_equal(remaining(b, 7), 0);
 }
 
+/* The second proposal of one that has timed out is refused, while the first waits for apply. */
+static void test_refused_again_checkpoint(void **state)
+{
+    struct box *b = *state;
+    struct renewal x;
+
+    grant(b, 7, 1000);
+    ticks(b, 1000);
+    later(299000);
+    tick_begin(b);
+    later(b->s->state.request_timeout_ms);
+    assert_int_equal(node_turn(b->s->node, b->now_ms += TICK), 0);
+    atomic_fetch_add(&b->s->state.committed, 100000);
+    lease_tick(b->s);
+    atomic_fetch_sub(&b->s->state.committed, 100000);
+    renew_begin(b->s, &x, 7);
+    assert_int_equal(x.n_finished, 0);
+    box_run(b);
+    assert_int_equal(remaining(b, 7), 700);
+    tick(b);
+    tick(b);
+    assert_int_equal(x.ttl_s, 1000);
+    assert_int_equal(remaining(b, 7), 0);
+}
+
 /* Without FastLeaseKeepAlive a keep-alive waits for what is committed. */
 static void test_slow_keep_alive(void **state)
 {
@@ -618,6 +643,7 @@ int main(void)
         T_GATES(test_checkpoints),
         T_GATES(test_overtaken_checkpoint),
         T_GATES(test_uncertain_checkpoint),
+        T_GATES(test_refused_again_checkpoint),
         T_GATES(test_slow_keep_alive),
     };
     log_level_min = LOG_FATAL;
