@@ -45,8 +45,8 @@ static bool ask_members(struct transport *t, char *const *url, uint64_t timeout_
 }
 
 bool bootstrap_ask_members(struct transport *t, char *const *urls, size_t n, uint64_t timeout_ms,
-                           const struct bootstrap_wish *wish, struct bootstrap_cluster *ret,
-                           char **ret_error)
+                           bool (*fits)(void *arg, const struct member_list *members), void *arg,
+                           struct bootstrap_cluster *ret, char **ret_error)
 {
     bool found = false, content = false;
 
@@ -54,7 +54,7 @@ bool bootstrap_ask_members(struct transport *t, char *const *urls, size_t n, uin
         struct bootstrap_cluster answer;
         if (!ask_members(t, &urls[i], timeout_ms, &answer))
             continue;
-        content = !wish || (!found && answer.members.len == 0) || wish->fits(wish, &answer.members);
+        content = !fits || (!found && answer.members.len == 0) || fits(arg, &answer.members);
         if (found)
             member_list_deinit(content ? &ret->members : &answer.members);
         if (content || !found)

@@ -18,7 +18,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "base/list.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "server/bootstrap_private.h"
@@ -91,26 +90,25 @@ static int assign_id(const struct member *existing, struct member_list *ours,
 }
 
 static int assign_ids(const struct member_list *existing, struct member_list *ours,
-                      struct buf *error)
+                      struct url_resolver *resolver, struct buf *error)
 {
-    struct url_resolver resolver;
     int r = 0;
 
     if (existing->len != ours->len) {
         buf_append_str(error, "member count is unequal");
         return 1;
     }
-    url_resolver_init(&resolver);
     for (size_t i = 0; i < existing->len && r == 0; i++)
-        r = assign_id(&existing->items[i], ours, &resolver, error);
+        r = assign_id(&existing->items[i], ours, resolver, error);
     return r;
 }
 
-static int match(const struct member_list *existing, uint64_t cluster_id, struct member_list *ours)
+static int match(const struct member_list *existing, uint64_t cluster_id, struct member_list *ours,
+                 struct url_resolver *resolver)
 {
     _cleanup_(buf_deinit) struct buf error = BUF_NULL, cluster = BUF_NULL;
 
-    if (assign_ids(existing, ours, &error) == 0)
+    if (assign_ids(existing, ours, resolver, &error) == 0)
         return 0;
     append_cluster(&cluster, cluster_id, existing);
     return bootstrap_refuse("error validating peerURLs %s: %s", buf_cstr(&cluster),
@@ -150,38 +148,39 @@ static bool is_started(const struct member_list *members, uint64_t id)
     return m && m->n_client_urls > 0;
 }
 
-struct expectation {
-    struct bootstrap_wish wish;
-    struct member_list *ours;
+/* How we see the cluster that is joined. */
+struct joiner {
+    struct member_list ours; /* ids: as the others say */
     const char *name;
+    struct url_resolver resolver; /* one budget of time for all that is looked up */
 };
 
 /* We are a member there that has not been at work yet. */
-static bool expects_us(const struct bootstrap_wish *w, const struct member_list *existing)
+static bool expects_us(void *arg, const struct member_list *existing)
 {
-    const struct expectation *e = container_of(w, struct expectation, wish);
+    struct joiner *j = arg;
     _cleanup_(buf_deinit) struct buf error = BUF_NULL;
 
-    return assign_ids(existing, e->ours, &error) == 0 &&
-           !is_started(existing, initial_cluster_find(e->ours, e->name)->id);
+    return assign_ids(existing, &j->ours, &j->resolver, &error) == 0 &&
+           !is_started(existing, initial_cluster_find(&j->ours, j->name)->id);
 }
 
 /* existing: taken. */
-static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct member_list *ours,
+static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct joiner *j,
                  struct member_list *existing)
 {
     uint64_t timeout_ms = 5000 + 2 * (uint64_t)o->config->election_timeout_ms;
     int r;
 
     qsort(existing->items, existing->len, sizeof(*existing->items), compare_ids);
-    r = match(existing, b->cluster_id, ours);
+    r = match(existing, b->cluster_id, &j->ours, &j->resolver);
     if (r == 0) {
-        b->member_id = initial_cluster_find(ours, o->config->name)->id;
+        b->member_id = initial_cluster_find(&j->ours, j->name)->id;
         if (is_started(existing, b->member_id))
             log_warn("this member has been started before and its data is gone; if it was not to "
                      "be, remove it from the cluster and add it again",
                      LOG_ID("local-member-id", b->member_id));
-        if (!bootstrap_is_compatible(o->transport, ours, b->member_id, timeout_ms))
+        if (!bootstrap_is_compatible(o->transport, &j->ours, b->member_id, timeout_ms))
             r = bootstrap_refuse("incompatible with current running cluster");
     }
     if (r == 0)
@@ -196,29 +195,29 @@ static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct 
 
 int bootstrap_join(struct bootstrap *b, const struct bootstrap_options *o)
 {
-    struct member_list ours;
-    struct expectation e = {{expects_us}, &ours, o->config->name};
+    struct joiner j = {.name = o->config->name};
     struct bootstrap_cluster cluster;
     char *error = NULL;
     int r = bootstrap_check_flags(o->config);
 
     if (r == 0)
-        r = bootstrap_founders(o->config, &ours);
+        r = bootstrap_founders(o->config, &j.ours);
     if (r != 0)
         return r;
+    url_resolver_init(&j.resolver);
     size_t n;
-    char **urls = initial_cluster_urls(&ours, o->config->name, &n);
+    char **urls = initial_cluster_urls(&j.ours, j.name, &n);
     if (!o->transport)
         n = 0; /* nobody can be asked */
-    if (bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_JOIN_MS, &e.wish, &cluster,
-                              &error)) {
+    if (bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_JOIN_MS, expects_us, &j,
+                              &cluster, &error)) {
         b->cluster_id = cluster.id;
-        r = enter(b, o, &ours, &cluster.members);
+        r = enter(b, o, &j, &cluster.members);
     } else {
         r = bootstrap_refuse("cannot fetch cluster info from peer urls: %s", error);
     }
     free(error);
     free(urls);
-    member_list_deinit(&ours);
+    member_list_deinit(&j.ours);
     return r;
 }

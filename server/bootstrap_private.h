@@ -44,16 +44,12 @@ struct bootstrap_cluster {
     struct member_list members;
 };
 
-/* Which answer is wanted. */
-struct bootstrap_wish {
-    bool (*fits)(const struct bootstrap_wish *w, const struct member_list *members);
-};
-
-/* Asks those URLs GET /members: the first answer that fits, or else the first usable one; wish
- * NULL: that at once. False: there was none; *ret_error (malloc'd) says so as etcd does. */
+/* Asks those URLs GET /members, one after the other: the first answer that fits, or else the first
+ * usable one; fits NULL: that at once. False: there was none; *ret_error (malloc'd) says so as etcd
+ * does. */
 bool bootstrap_ask_members(struct transport *t, char *const *urls, size_t n, uint64_t timeout_ms,
-                           const struct bootstrap_wish *wish, struct bootstrap_cluster *ret,
-                           char **ret_error);
+                           bool (*fits)(void *arg, const struct member_list *members), void *arg,
+                           struct bootstrap_cluster *ret, char **ret_error);
 /* Can a member of our version live in that cluster? All others are asked for their versions, and
  * whether a downgrade is under way; timeout_ms: for each member. */
 bool bootstrap_is_compatible(struct transport *t, const struct member_list *members,
