@@ -59,6 +59,7 @@ struct apply *apply_new(const struct apply_options *options)
 
     a->o = *options;
     a->applied = options->applied;
+    a->applied_term = options->applied_term;
     a->reads.last = &a->reads.first;
     inbox_init(&a->inbox, SIZE_MAX); /* bounded by raft's budget of entries handed out */
     pthread_mutex_init(&a->turn, NULL);

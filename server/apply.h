@@ -37,7 +37,8 @@ struct apply_options {
     struct snapshots *snapshots;
     struct lease_asks *lease_asks;
     struct watch_hub *watch_hub;
-    uint64_t applied;   /* what the database holds */
+    uint64_t applied; /* what the database holds, and that entry's term */
+    uint64_t applied_term;
     uint64_t replay_to; /* last index of the log at the start */
     int64_t warning_duration_ns;
     int64_t quota_bytes; /* negative: off */

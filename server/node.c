@@ -182,6 +182,7 @@ static void node_feed(struct node *n)
     struct raft_status status;
 
     tell_applied(n);
+    node_step_early(n);
     node_send_delayed(n);
     raft_status(n->raft, &status);
     if (status.sole_voter && status.role == RAFT_FOLLOWER)
@@ -301,8 +302,9 @@ static bool local_reads(struct node *n, const struct raft_status *status)
            atomic_load_explicit(&n->state->applied, memory_order_acquire) >= n->local_reads_index;
 }
 
-/* Apply is full: raft hands out more when some of that is applied, not at the next event. The flag
- * and applied are written and read in opposite orders here and in the apply turn. */
+/* Apply is full, or a change of members waits for the one before: it goes on when some more is
+ * applied, not at the next event. The flag and applied are written and read in opposite orders here
+ * and in the apply turn. */
 static void want_applied(struct node *n, bool wanted)
 {
     struct server_state *s = n->state;
@@ -324,7 +326,7 @@ static void publish(struct node *n)
     atomic_store_explicit(&s->term, status.term, memory_order_release);
     atomic_store_explicit(&s->local_reads, local_reads(n, &status), memory_order_release);
     atomic_store_explicit(&s->tick_ms, n->ticked_ms, memory_order_release); /* behind the rest */
-    want_applied(n, status.applying_paused);
+    want_applied(n, status.applying_paused || n->early || n->held.len > 0);
     metric_set(&metric_proposals_committed, (double)status.commit);
 }
 

@@ -334,7 +334,7 @@ static void note_free(struct node *n, struct note *note)
     free(note);
 }
 
-static void step_early(struct node *n)
+void node_step_early(struct node *n)
 {
     struct note *note = n->early;
 
@@ -359,7 +359,6 @@ int node_take_inbox(struct node *n)
             r = take_note(n, note);
         note_free(n, note);
     }
-    step_early(n);
     return r;
 }
 

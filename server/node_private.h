@@ -146,6 +146,7 @@ void node_proposals_deinit(struct node *n);
 
 /* All that has come: into the batch, the reads, raft or the log. */
 int node_take_inbox(struct node *n);
+void node_step_early(struct node *n); /* if it need not wait any more */
 void node_free_inbox(struct node *n);
 /* The payload of a proposal is gone or raft's. */
 void node_uncharge(struct node *n, const struct blob *data);

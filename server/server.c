@@ -317,6 +317,7 @@ static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
                                 .lease_asks = s->lease_asks,
                                 .watch_hub = s->watch_hub,
                                 .applied = b->applied,
+                                .applied_term = b->applied_term,
                                 .replay_to = log_end(b),
                                 .warning_duration_ns = s->config->warning_apply_duration_ns,
                                 .quota_bytes = quota_bytes(s->config),
