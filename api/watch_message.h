@@ -9,7 +9,7 @@
 #include "server/watch_hub.h"
 
 enum {
-    WATCH_SHARE_BYTES_MIN = 16384, /* an event that is longer is not copied */
+    WATCH_SHARE_BYTES_MIN = 16384, /* events that are longer on average are not copied */
     WATCH_SHARE_EVENTS_MAX = 64,   /* a response of more is copied as a whole */
     WATCH_SHARE_PART_MIN = 4,      /* so many times its length it keeps in memory at most */
 };

@@ -218,8 +218,8 @@ static void finish(struct watch_hub *h)
 
     watch_lock(h);
     watch_streams_tick(h, now_ns);
-    watch_streams_progress(h);
     watch_streams_starved(h, now_ns / 1000000);
+    watch_streams_progress(h);
     h->more = h->head.position <= atomic_load(&h->revision) || h->n_cohorts > 0 ||
               !list_empty(&h->behind);
     n = heap_top(&h->ticks);

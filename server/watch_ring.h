@@ -4,7 +4,7 @@
  * history that watchers are served from, which look the same whether they come from the ring or
  * from the store.
  *
- *   block   | record | record | record |      |        records never move, a block never grows
+ *   block   | record | record | record |      |        records never move, nor does the block
  *   ring    oldest block -> ... -> newest block        what is too much goes from the front
  *   slice   pointers to the records of some whole revisions, and references to their blocks
  *

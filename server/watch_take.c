@@ -15,7 +15,8 @@
  * Thread: the consumer's. Invariants:
  *  1. hub.taken is the sum of the streams' taken_bytes: of the one response that each has taken
  *     last and not given back by taking again, if it is not short.
- *  2. It exceeds taken_bytes_max by no more than one revision for each stream.
+ *  2. It exceeds taken_bytes_max by no more than one revision for each stream, or one fragment of
+ *     what was begun.
  */
 #include "server/server_metrics.h"
 #include "server/watch_private.h"
@@ -195,6 +196,15 @@ static struct watch_piece *take(struct watch_stream *s)
     return p;
 }
 
+/* More could be put into its queue (watch_push_events()). */
+static bool has_room(const struct watch_stream *s)
+{
+    const struct watch_hub *h = s->hub;
+
+    return s->bytes <= h->o.stream_bytes_max / 2 &&
+           (!s->first || atomic_load_explicit(&h->memory, memory_order_relaxed) < h->o.bytes_max);
+}
+
 /* Under the stream's lock. */
 static void tell_room(struct watch_stream *s)
 {
@@ -216,7 +226,7 @@ struct watch_response *watch_stream_take(struct watch_stream *s)
     p = take(s);
     if (!p)
         s->armed = true;
-    if (s->has_parked && s->bytes <= s->hub->o.stream_bytes_max / 2)
+    if (s->has_parked && has_room(s))
         tell_room(s);
     pthread_mutex_unlock(&s->lock);
     if (!p)
