@@ -354,19 +354,19 @@ static void test_join(void **state)
     free(text);
 }
 
-/* A lags: it knows the member that had these URLs before. */
+/* Who knows the member that had these URLs before. */
+#define MEMBERS_BEFORE                                                                             \
+    "[{\"id\":7,\"peerURLs\":[\"http://127.0.0.1:24391\"],\"name\":\"x\"},"                        \
+    "{\"id\":3,\"peerURLs\":[\"http://127.0.0.1:24401\"],\"clientURLs\":[\"http://c\"]},"          \
+    "{\"id\":5,\"peerURLs\":[\"http://127.0.0.1:24381\"]}]\n"
+
 static void test_join_again(void **state)
 {
     struct fixture *x = *state;
-    struct answer answers[] = {
-        {OF_A, "/members",
-         "[{\"id\":7,\"peerURLs\":[\"http://127.0.0.1:24391\"],\"name\":\"x\"},"
-         "{\"id\":3,\"peerURLs\":[\"http://127.0.0.1:24401\"],\"clientURLs\":[\"http://c\"]},"
-         "{\"id\":5,\"peerURLs\":[\"http://127.0.0.1:24381\"]}]\n",
-         99},
-        {OF_A, "/version", VERSION("3.7.0"), 0},
-        {OF_B, "/members", MEMBERS, 99},
-        {0}};
+    struct answer answers[] = {{OF_A, "/members", MEMBERS_BEFORE, 99},
+                               {OF_A, "/version", VERSION("3.7.0"), 0},
+                               {OF_B, "/members", MEMBERS, 99},
+                               {0}};
 
     assert_int_equal(begin(x, EXISTING, answers), 0);
     expect_joined(x);
@@ -377,13 +377,7 @@ static void test_join_without_data(void **state)
 {
     struct fixture *x = *state;
     struct answer answers[] = {
-        {OF_B, "/members",
-         "[{\"id\":7,\"peerURLs\":[\"http://127.0.0.1:24391\"],\"name\":\"x\"},"
-         "{\"id\":3,\"peerURLs\":[\"http://127.0.0.1:24401\"],\"clientURLs\":[\"http://c\"]},"
-         "{\"id\":5,\"peerURLs\":[\"http://127.0.0.1:24381\"]}]\n",
-         99},
-        {OF_B, "/version", VERSION("3.7.0"), 0},
-        {0}};
+        {OF_B, "/members", MEMBERS_BEFORE, 99}, {OF_B, "/version", VERSION("3.7.0"), 0}, {0}};
 
     assert_int_equal(begin(x, EXISTING, answers), 0);
     assert_true(x->b.member_id == 3);

@@ -550,6 +550,23 @@ static void test_overtaken_checkpoint(void **state)
     renewed(b, 7, 1000);
 }
 
+static void propose_checkpoint(struct box *b)
+{
+    grant(b, 7, 1000);
+    ticks(b, 1000);
+    later(299000);
+    tick_begin(b);
+    later(b->s->state.request_timeout_ms);
+}
+
+static void expect_renewed(struct box *b, const struct renewal *x)
+{
+    assert_int_equal(x->n_finished, 0);
+    tick(b);
+    assert_int_equal(x->ttl_s, 1000);
+    assert_int_equal(remaining(b, 7), 0);
+}
+
 /* One that has timed out is applied nevertheless, and so is what is proposed for it then. */
 static void test_uncertain_checkpoint(void **state)
 {
@@ -557,11 +574,7 @@ static void test_uncertain_checkpoint(void **state)
     struct renewal x;
     uint64_t applied;
 
-    grant(b, 7, 1000);
-    ticks(b, 1000);
-    later(299000);
-    tick_begin(b);
-    later(b->s->state.request_timeout_ms);
+    propose_checkpoint(b);
     lease_tick(b->s);
     box_run(b);
     applied = atomic_load(&b->s->state.applied);
@@ -570,10 +583,7 @@ static void test_uncertain_checkpoint(void **state)
     assert_int_equal(x.n_finished, 0);
     tick(b);
     assert_int_equal(atomic_load(&b->s->state.applied), applied + 1);
-    assert_int_equal(x.n_finished, 0);
-    tick(b);
-    assert_int_equal(x.ttl_s, 1000);
-    assert_int_equal(remaining(b, 7), 0);
+    expect_renewed(b, &x);
 }
 
 /* The second proposal of one that has timed out is refused, while the first waits for apply. */
@@ -582,11 +592,7 @@ static void test_refused_again_checkpoint(void **state)
     struct box *b = *state;
     struct renewal x;
 
-    grant(b, 7, 1000);
-    ticks(b, 1000);
-    later(299000);
-    tick_begin(b);
-    later(b->s->state.request_timeout_ms);
+    propose_checkpoint(b);
     assert_int_equal(node_turn(b->s->node, b->now_ms += TICK), 0);
     atomic_fetch_add(&b->s->state.committed, 100000);
     lease_tick(b->s);
@@ -596,9 +602,7 @@ static void test_refused_again_checkpoint(void **state)
     box_run(b);
     assert_int_equal(remaining(b, 7), 700);
     tick(b);
-    tick(b);
-    assert_int_equal(x.ttl_s, 1000);
-    assert_int_equal(remaining(b, 7), 0);
+    expect_renewed(b, &x);
 }
 
 /* Without FastLeaseKeepAlive a keep-alive waits for what is committed. */

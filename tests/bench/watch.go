@@ -295,8 +295,8 @@ func (c *config) catchUpOne(kind harness.Kind, got *[2]catchUpFigures) error {
 	return nil
 }
 
-// loadWatched loads beside a watcher that is told nothing: a server may keep recent events for watchers only.
-func (c *config) loadWatched(s *harness.Server) error {
+// onStream calls do with a stream on a connection of its own.
+func onStream(s *harness.Server, do func(*watchStream) error) error {
 	conns, err := dialMany(s, 1)
 	if err != nil {
 		return err
@@ -307,10 +307,17 @@ func (c *config) loadWatched(s *harness.Server) error {
 		return err
 	}
 	defer stream.close()
-	if err := stream.create(true, &pb.WatchCreateRequest{Key: []byte("quiet")}); err != nil {
-		return err
-	}
-	return c.load(s, 0, c.behind, nil)
+	return do(stream)
+}
+
+// loadWatched loads beside a watcher that is told nothing: a server may keep recent events for watchers only.
+func (c *config) loadWatched(s *harness.Server) error {
+	return onStream(s, func(stream *watchStream) error {
+		if err := stream.create(true, &pb.WatchCreateRequest{Key: []byte("quiet")}); err != nil {
+			return err
+		}
+		return c.load(s, 0, c.behind, nil)
+	})
 }
 
 // comeFromBehind measures puts without and with a watcher that reads all that was loaded, once with nothing else to
@@ -339,19 +346,12 @@ func (c *config) comeFromBehind(s *harness.Server, f *catchUpFigures) error {
 
 // readPast watches from the first revision until as many events as were loaded have come.
 func (c *config) readPast(s *harness.Server) error {
-	conns, err := dialMany(s, 1)
-	if err != nil {
-		return err
-	}
-	defer closeAll(conns)
-	stream, err := openStream(conns[0])
-	if err != nil {
-		return err
-	}
-	defer stream.close()
-	if err := stream.create(false, &pb.WatchCreateRequest{Key: loadKey(0), RangeEnd: []byte{0}, StartRevision: 1}); err != nil {
-		return err
-	}
-	stream.read(nil)
-	return stream.waitEvents(int64(c.behind), watchLimit)
+	all := &pb.WatchCreateRequest{Key: loadKey(0), RangeEnd: []byte{0}, StartRevision: 1}
+	return onStream(s, func(stream *watchStream) error {
+		if err := stream.create(false, all); err != nil {
+			return err
+		}
+		stream.read(nil)
+		return stream.waitEvents(int64(c.behind), watchLimit)
+	})
 }
