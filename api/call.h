@@ -77,6 +77,7 @@ struct call {
     struct stream *stream; /* bidirectional streams only */
     bool last;             /* streams: the message is the last one */
     bool cancelled;        /* the client went away */
+    bool is_old;           /* it was there when the queue was told to stop */
     bool needs_leader;     /* a stream that ends when there is no leader for long */
     bool late;             /* it came after its deadline */
 

@@ -131,6 +131,19 @@ int cork_find(struct cork *c, const char *peer)
     return fd;
 }
 
+void cork_end_all(struct cork *c)
+{
+    const struct connection *connection;
+    size_t pos = 0;
+    check(pthread_mutex_lock(&c->lock) == 0);
+    while ((connection = map_u64_next(&c->by_fd, &pos, NULL))) {
+        char text[PEER_LEN_MAX];
+        if (peer_of(connection->fd, text) && strcmp(text, connection->text) == 0)
+            (void)shutdown(connection->fd, SHUT_WR);
+    }
+    check(pthread_mutex_unlock(&c->lock) == 0);
+}
+
 static void cork_set(int fd, int on)
 {
     (void)setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));

@@ -25,5 +25,8 @@ void cork_add(struct cork *c, int fd);
 /* The descriptor of the connection with that peer, as grpc_call_get_peer() names it; -1: not known.
  */
 int cork_find(struct cork *c, const char *peer);
+/* No connection is written to any more: what was written still arrives, and then its end. Advice,
+ * too: a number that means another peer by now is left alone. */
+void cork_end_all(struct cork *c);
 void cork_hold(int fd);
 void cork_release(int fd);

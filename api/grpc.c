@@ -3,10 +3,10 @@
  * One gRPC server, a few completion queues with a thread each, and the calls requested beforehand
  * ("slots", table.c says how many and why).
  *
- * Start: queues, server, port "external:client", methods, slots, threads. Stop: no new calls;
- * streams that would stay open for ever end at once; the others have until the grace is over, then
- * they are taken back from the server and answered "server stopped"; what is left (a client that
- * doesn't read) is cancelled. The queues end when gRPC has shut down, every slot came back and no
+ * Start: queues, server, port "external:client", methods, slots, threads. Stop: streams that would
+ * stay open for ever end at once, and so do calls that come; the others have until the grace is
+ * over, then they are taken back from the server and answered "server stopped". Then connections
+ * end, and what is left (a client that doesn't read) is cancelled. The queues end when gRPC has shut down, every slot came back and no
  * call is alive: gRPC itself waits for connections only, and would let a queue go too early.
  *
  * Thread: start, stop and free belong to the composition root; grpc_side_adopt() to the listener;
@@ -442,15 +442,30 @@ static void queues_set_stop(struct grpc_side *g, enum queue_stop stop)
         queue_set_stop(g->queues[i], stop);
 }
 
+/* Of those that were there when the queues were told to stop. */
+static bool has_no_old_calls(struct grpc_side *g)
+{
+    size_t n = atomic_load(&g->n_unknown);
+    for (size_t i = 0; i < g->n_queues; i++) {
+        size_t n_old = atomic_load(&g->queues[i]->n_old);
+        n += n_old == SIZE_MAX ? atomic_load(&g->queues[i]->n_calls) : n_old;
+    }
+    return n == 0;
+}
+
+/* Calls that come meanwhile are answered, too. What comes behind the last answers finds the end of
+ * its connection, which clients mend by going elsewhere; gRPC's own shutdown would tell them that
+ * their call was cancelled, and they would give up. */
 void grpc_side_stop(struct grpc_side *g, uint64_t grace_ms)
 {
-    atomic_store(&g->stopping, true);
     queues_set_stop(g, QUEUE_STOPPING);
-    grpc_server_shutdown_and_notify(g->grpc, g->queues[0]->cq, &g->shutdown_event);
-    if (!stop_wait(g, has_no_calls, grace_ms)) {
+    if (!stop_wait(g, has_no_old_calls, grace_ms)) {
         queues_set_stop(g, QUEUE_CANCELING);
-        stop_wait(g, has_no_calls, CANCEL_WAIT_MS);
+        stop_wait(g, has_no_old_calls, CANCEL_WAIT_MS);
     }
+    cork_end_all(g->cork);
+    atomic_store(&g->stopping, true);
+    grpc_server_shutdown_and_notify(g->grpc, g->queues[0]->cq, &g->shutdown_event);
     if (stop_wait(g, is_stopped, GOODBYE_MS))
         return;
     /* What is left can't send, or waits for a job that nobody can stop but that ends; or it is a

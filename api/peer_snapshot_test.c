@@ -325,6 +325,35 @@ static void envelopes_that_are_none(void **state)
     node_free(n);
 }
 
+/* By its head, as on /raft: the sender is not even remembered. */
+static void a_snapshot_of_another_cluster_is_refused(void **state)
+{
+    static const char head[] =
+        "POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nX-Server-From: 5\r\nX-Server-Version: 3.7.1\r\n"
+        "X-Min-Cluster-Version: 3.0.0\r\nX-PeerURLs: http://127.0.0.1:1\r\n";
+    struct node *n = receiver(test_timing);
+    _cleanup_(buf_deinit) struct buf body = BUF_NULL, foreign = BUF_NULL, ours = BUF_NULL;
+
+    envelope(&body, 2);
+    buf_append_str(&body, "the database");
+    buf_printf(&foreign, "%sX-Etcd-Cluster-ID: c2\r\nContent-Length: %zu\r\n\r\n", head, body.len);
+    buf_append_bytes(&foreign, buf_bytes(&body));
+    post(n, &foreign,
+         "HTTP/1.1 412 Precondition Failed\r\nContent-Type: text/plain; charset=utf-8\r\n"
+         "X-Content-Type-Options: nosniff\r\nX-Etcd-Cluster-Id: c1\r\nContent-Length: 20\r\n\r\n"
+         "cluster ID mismatch\n");
+    assert_int_equal(n->server.n_snapshots, 0);
+    assert_int_equal(entries_in(n->server.dir), 0);
+    assert_false(node_has_link(n, 5));
+
+    buf_printf(&ours, "%sX-Etcd-Cluster-ID: c1\r\nContent-Length: %zu\r\n\r\n", head, body.len);
+    buf_append_bytes(&ours, buf_bytes(&body));
+    post(n, &ours, "HTTP/1.1 204 No Content\r\n");
+    assert_int_equal(n->server.n_snapshots, 1);
+    assert_true(node_has_link(n, 5));
+    node_free(n);
+}
+
 static void bodies_that_end_early_leave_nothing_behind(void **state)
 {
     struct node *n = receiver(test_timing);
@@ -548,6 +577,7 @@ int main(void)
         cmocka_unit_test(a_snapshot_is_sent_when_raft_has_it),
         cmocka_unit_test(a_stop_ends_what_is_on_its_way),
         cmocka_unit_test(envelopes_that_are_none),
+        cmocka_unit_test(a_snapshot_of_another_cluster_is_refused),
         cmocka_unit_test(bodies_that_end_early_leave_nothing_behind),
         cmocka_unit_test(a_chunked_body_is_taken),
         cmocka_unit_test(a_sender_that_stalls_is_given_up),

@@ -95,11 +95,25 @@ void queue_entry_init(struct queue_entry *entry, struct call *call, void (*go_on
     *entry = (struct queue_entry){.event.run = on_woken, .call = call, .go_on = go_on};
 }
 
+static void queue_count_old(struct queue *q)
+{
+    size_t n = 0;
+    list_for_each (it, &q->calls) {
+        container_of(it, struct call, link)->is_old = true;
+        n++;
+    }
+    atomic_store_explicit(&q->n_old, n, memory_order_release);
+    if (n == 0)
+        q->idle(q->idle_arg);
+}
+
 static void queue_check_stop(struct queue *q)
 {
     int stop = atomic_load(&q->stop);
     if (stop == q->stop_seen)
         return;
+    if (q->stop_seen == QUEUE_RUNS)
+        queue_count_old(q);
     q->stop_seen = stop;
     list_for_each_safe (it, next, &q->calls)
         call_interrupt(container_of(it, struct call, link), stop == QUEUE_CANCELING);
@@ -120,9 +134,21 @@ struct call *queue_take_call(struct queue *q)
     return call;
 }
 
+static void queue_give_old(struct queue *q, struct call *call)
+{
+    if (!call->is_old)
+        return;
+    call->is_old = false;
+    size_t left = atomic_load_explicit(&q->n_old, memory_order_relaxed) - 1;
+    atomic_store_explicit(&q->n_old, left, memory_order_release);
+    if (left == 0)
+        q->idle(q->idle_arg);
+}
+
 void queue_give_call(struct queue *q, struct call *call)
 {
     list_remove(&call->link);
+    queue_give_old(q, call);
     if (q->n_spare < QUEUE_SPARE_MAX) {
         call->next_spare = q->spare;
         q->spare = call;
@@ -296,6 +322,7 @@ struct queue *queue_new(struct server *server, struct cork *cork)
     q->cq = grpc_completion_queue_create_for_next(NULL);
     q->sweep_at = gpr_time_0(GPR_CLOCK_MONOTONIC);
     list_init(&q->calls);
+    atomic_init(&q->n_old, SIZE_MAX);
     return q;
 }
 

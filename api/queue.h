@@ -65,6 +65,7 @@ struct queue {
         handover; /* what is behind an increment is seen by the queue's thread at its next event */
     atomic_size_t n_calls;   /* written by the queue's thread only, as the next */
     atomic_size_t n_streams; /* of these: bidirectional streams, which mostly wait */
+    atomic_size_t n_old;     /* of these: were there when the stop was seen; SIZE_MAX: it was not */
 
     /* The queue's thread. */
     struct list calls; /* all alive, oldest first */

@@ -18,6 +18,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -226,4 +227,53 @@ func TestStopWithDeafClient(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("the stop took %v", took)
 	}
+}
+
+// TestStopEndsStreams stops a server while clients begin streams all the time: each client hears that the server is gone,
+// which clients mend by going elsewhere. A stream that was "cancelled" they would give up.
+func TestStopEndsStreams(t *testing.T) {
+	const conns, streams = 8, 16
+	for round := range 5 {
+		s, ctx := harness.StartForTest(t, harness.Cairn), harness.Context(t, time.Minute)
+		var all, begun sync.WaitGroup
+		churn := func(conn *grpc.ClientConn) {
+			var err error
+			for n := 0; err == nil; n++ {
+				if err = beginWatch(ctx, conn); n == 0 {
+					begun.Done()
+				}
+			}
+			if status.Code(err) != codes.Unavailable {
+				t.Errorf("round %d: a stream ended with %v", round, err)
+			}
+		}
+		begun.Add(conns * streams)
+		for range conns {
+			conn, err := s.Dial()
+			must(t, err)
+			defer conn.Close()
+			for range streams {
+				all.Go(func() { churn(conn) })
+			}
+		}
+		begun.Wait()
+		_, err := s.Terminate()
+		must(t, err)
+		all.Wait()
+	}
+}
+
+// beginWatch begins a stream and leaves it when its watcher is there.
+func beginWatch(ctx context.Context, conn *grpc.ClientConn) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := pb.NewWatchClient(conn).Watch(ctx)
+	if err != nil {
+		return err
+	}
+	// What a Send that fails means is what Recv says.
+	_ = w.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+		CreateRequest: &pb.WatchCreateRequest{Key: []byte("k")}}})
+	_, err = w.Recv()
+	return err
 }
