@@ -2,12 +2,13 @@
 /*
  * Runs a fuzz target without libFuzzer, as a unit test does:
  *
- *     x_fuzz FOLDER [SECONDS [SEED]]    every file of the corpus, then changed ones for so long
- *     x_fuzz FILE                       this one
+ *     x_fuzz FOLDER [SECONDS [FIRST]]    every file of the corpus, then changed ones for so long
+ *     x_fuzz FILE                        this one
  *
- * Run i is a function of the corpus, the seed and i alone. The input at hand is in memory of
+ * The seed is CAIRN_SEED, or else of the time, and printed first. Run i is a function of the
+ * corpus, the seed and i alone; FIRST is the i to begin with. The input at hand is in memory of
  * exactly its size. Whatever ends the process in the middle of a run, the input is left in
- * crash-SEED-I.bin of the working directory.
+ * crash-SEED-I.bin of the working directory, and both commands that repeat it are printed.
  *
  * Invariant: no input is longer than INPUT_BYTES_MAX.
  */
@@ -34,25 +35,30 @@ static size_t n_corpus;
 static struct {
     uint8_t *data;
     size_t len;
-    uint64_t seed, number;
+    uint64_t seed, number; /* number 0: a file of the corpus, unchanged */
+    const char *program, *folder;
     bool running;
 } at_hand;
 
 static void leave_input(void)
 {
+    unsigned long long seed = at_hand.seed, number = at_hand.number;
     char name[64];
 
     if (!at_hand.running)
         return;
     at_hand.running = false;
-    snprintf(name, sizeof(name), "crash-%llu-%llu.bin", (unsigned long long)at_hand.seed,
-             (unsigned long long)at_hand.number);
+    snprintf(name, sizeof(name), "crash-%llu-%llu.bin", seed, number);
     FILE *f = fopen(name, "wb");
     if (f) {
         fwrite(at_hand.data, 1, at_hand.len, f);
         fclose(f);
     }
-    fprintf(stderr, "the input is in %s\n", name);
+    fprintf(stderr, "run %llu of CAIRN_SEED=%llu failed; once more:\n    %s %s\n", number, seed,
+            at_hand.program, name);
+    if (at_hand.folder)
+        fprintf(stderr, "    CAIRN_SEED=%llu %s %s 0 %llu\n", seed, at_hand.program, at_hand.folder,
+                number);
 }
 
 static void on_signal(int number)
@@ -213,7 +219,8 @@ static void run_changed(uint64_t seed, uint64_t number)
     _cleanup_(buf_deinit) struct buf b = BUF_NULL;
     struct rng rng;
 
-    rng_init(&rng, seed + number);
+    rng_init(&rng, seed);
+    rng_init(&rng, rng_next(&rng) + number); /* seeds side by side have no runs in common */
     buf_append_bytes(&b, buf_bytes(&corpus[rng_below(&rng, n_corpus)]));
     buf_reserve(&b, 1);
     for (uint64_t n = 1 + rng_below(&rng, CHANGES_MAX); n > 0; n--)
@@ -234,30 +241,45 @@ static int run_file(const char *path)
     return 0;
 }
 
+static int run_folder(uint64_t seconds, uint64_t first)
+{
+    uint64_t end = clock_mono_ms() + 1000 * seconds, number = first;
+    const char *text = getenv("CAIRN_SEED");
+
+    at_hand.seed = text && *text ? strtoull(text, NULL, 10) : clock_wall_ns() / 1000;
+    fprintf(stderr, "CAIRN_SEED=%llu %s %s %llu\n", (unsigned long long)at_hand.seed,
+            at_hand.program, at_hand.folder, (unsigned long long)seconds);
+    watch_for_death();
+    for (size_t i = 0; i < n_corpus; i++)
+        run(buf_bytes(&corpus[i]));
+    do {
+        for (int i = 0; i < RUNS_PER_LOOK; i++)
+            run_changed(at_hand.seed, number++);
+    } while (clock_mono_ms() < end);
+    printf("seed %llu: %zu files, %llu changed ones\n", (unsigned long long)at_hand.seed, n_corpus,
+           (unsigned long long)(number - first));
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
-    uint64_t seconds = argc > 2 ? strtoull(argv[2], NULL, 10) : 5, number = 0;
+    uint64_t seconds = argc > 2 ? strtoull(argv[2], NULL, 10) : 5;
+    uint64_t first = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
     struct stat st;
 
-    at_hand.seed = argc > 3 ? strtoull(argv[3], NULL, 10) : 20261128;
     if (argc < 2 || stat(argv[1], &st) != 0) {
-        fprintf(stderr, "usage: %s FOLDER|FILE [SECONDS [SEED]]\n", argv[0]);
+        fprintf(stderr, "usage: %s FOLDER|FILE [SECONDS [FIRST]]\n", argv[0]);
         return 2;
     }
+    at_hand.program = argv[0];
     if (!S_ISDIR(st.st_mode))
         return run_file(argv[1]);
+    at_hand.folder = argv[1];
     if (!corpus_read(argv[1])) {
         fprintf(stderr, "no corpus in %s\n", argv[1]);
         return 2;
     }
-    watch_for_death();
-    for (size_t i = 0; i < n_corpus; i++)
-        run(buf_bytes(&corpus[i]));
-    for (uint64_t end = clock_mono_ms() + 1000 * seconds; clock_mono_ms() < end;)
-        for (int i = 0; i < RUNS_PER_LOOK; i++)
-            run_changed(at_hand.seed, ++number);
-    printf("seed %llu: %zu files, %llu changed ones\n", (unsigned long long)at_hand.seed, n_corpus,
-           (unsigned long long)number);
+    int r = run_folder(seconds, first);
     corpus_free();
-    return 0;
+    return r;
 }

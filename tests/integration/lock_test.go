@@ -695,6 +695,33 @@ func TestElectionLeaseEndsWhileWaiting(t *testing.T) {
 	})
 }
 
+// Leases that really run out while two campaign: of one who waits, whose turn comes all the same, and of a leader,
+// which lets the next one lead.
+func TestElectionLeaseExpires(t *testing.T) {
+	waits, leads := unique(t, "waits"), unique(t, "leads")
+	sameAnswers(t, func(w *lockWorld) {
+		leader := w.doCampaign("first", waits, w.grant(60), "v")
+		short, shorter := w.grant(2), w.grant(2)
+		w.doCampaign("for two seconds", leads, shorter, "v")
+		begin := time.Now()
+		expires := w.startCampaign(w.ctx, waits, short, "w")
+		w.waitKeys(waits, 2)
+		next := w.startCampaign(w.ctx, leads, w.grant(60), "w")
+		w.waitKeys(leads, 2)
+		w.join("after the leader's lease", next)
+		w.waitKeys(waits, 1)
+		if took := time.Since(begin); took < 1500*time.Millisecond || len(expires) > 0 {
+			w.t.Errorf("leases of 2 s were over after %v; %d campaigns ended with them", took, len(expires))
+		}
+		w.doLeader("next", leads)
+		w.doCampaign("expired lease", waits, short, "x")
+		w.doResign("resign", leader)
+		lost := w.join("expired while waiting", expires).(*epb.CampaignResponse).Leader
+		w.doProclaim("proclaim", lost, "x")
+		w.doLeader("nobody", waits)
+	})
+}
+
 func TestElectionCancel(t *testing.T) {
 	name := unique(t, "n")
 	sameAnswers(t, func(w *lockWorld) {
