@@ -6,8 +6,9 @@
  * Start: queues, server, port "external:client", methods, slots, threads. Stop: streams that would
  * stay open for ever end at once, and so do calls that come; the others have until the grace is
  * over, then they are taken back from the server and answered "server stopped". Then connections
- * end, and what is left (a client that doesn't read) is cancelled. The queues end when gRPC has shut down, every slot came back and no
- * call is alive: gRPC itself waits for connections only, and would let a queue go too early.
+ * end, and what is left (a client that doesn't read) is cancelled. The queues end when gRPC has
+ * shut down, every slot came back and no call is alive: gRPC itself waits for connections only, and
+ * would let a queue go too early.
  *
  * Thread: start, stop and free belong to the composition root; grpc_side_adopt() to the listener;
  * the rest runs on the queues' threads. Invariants:
