@@ -33,6 +33,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "storage/file.h"
 
 enum { READ_BYTES = 256 << 10, LINGER_MS = 2000, LINGER_BYTES_MAX = 64 << 20 };
@@ -379,6 +380,7 @@ static void *receive_main(void *arg)
     struct verdict v = {0};
 
     pthread_setname_np(pthread_self(), "snapshot-in");
+    thread_set_background();
     if (r->expect_continue)
         (void)peer_io_write_all(&r->io, &r->wait, go_on, sizeof(go_on) - 1);
     if (envelope_read(r, &v) && envelope_ok(r, &v)) {

@@ -29,6 +29,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 enum { PIECE_BYTES = 256 << 10, STALL_MS = 30000, REFUSAL_MS = 1000 };
 
@@ -172,6 +173,7 @@ static void *send_main(void *arg)
     uint64_t patience_ms = s->peer->timing.snapshot_answer;
 
     pthread_setname_np(pthread_self(), "snapshot-out");
+    thread_set_background();
     int r = peer_io_write_all(&s->io, &s->wait, s->head.data, s->head.len);
     if (r == 0)
         r = is_tables(s) ? tables_send(s) : file_send(s);
