@@ -529,52 +529,64 @@ func TestWatchHostile(t *testing.T) {
 const manyWatches = 100000
 
 // A hundred thousand watchers on one stream: each is created, a key of one of them reaches that one. With the stream they
-// go, and Cairn's memory is again what it was.
+// go, and Cairn's memory is again what it was: it goes back to the system by jemalloc's clock, which is made to run faster.
 func TestWatchManyOnOneStream(t *testing.T) {
+	t.Setenv("MALLOC_CONF", "dirty_decay_ms:500,muzzy_decay_ms:500")
 	sameStory(t, func(x *watchWorld) []string {
 		before := residentKiB(t, x.s)
-		w := x.open()
-		go func() {
-			for i := 0; i < manyWatches; i++ {
-				if w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
-					CreateRequest: &pb.WatchCreateRequest{Key: fmt.Appendf(nil, "m%06d", i)}}}) != nil {
-					return
-				}
-			}
-		}()
-		for i := 0; i < manyWatches; i++ {
-			if r := w.next(); !r.Created || r.WatchId != int64(i) {
-				t.Fatalf("%s: watcher %d: %s", x.s.Kind, i, w.tell(r))
-			}
+		if x.s.Kind == harness.Cairn { // The first ones leave caches behind.
+			openMany(x).cancel()
+			waitSynced(x.ctx, t, x.s, 0)
+			before = returns(t, x.s, before, 22*1024)
 		}
+		w := openMany(x)
 		for i := 0; i < manyWatches; i += 9999 {
 			x.put(fmt.Sprintf("m%06d", i), "here")
 			w.expect(1)
 		}
 		w.nothing()
-		held := residentKiB(t, x.s)
 		w.cancel()
 		w.end()
 		waitSynced(x.ctx, t, x.s, 0)
 		if x.s.Kind == harness.Cairn {
-			returns(t, x.s, before, held)
+			returns(t, x.s, before, 5*1024)
 		}
 		return w.said
 	})
 }
 
-// returns waits until a server has given back what watchers held, but for what the machinery keeps for the next ones.
-func returns(t *testing.T, s *harness.Server, before, held int) {
-	t.Helper()
-	const keptMaxKiB = 16 * 1024
-	deadline := time.Now().Add(30 * time.Second)
-	for residentKiB(t, s) > before+keptMaxKiB {
-		if time.Now().After(deadline) {
-			t.Fatalf("resident: %d KiB without watchers, %d KiB with, %d KiB after", before, held, residentKiB(t, s))
+func openMany(x *watchWorld) *watchStream {
+	x.t.Helper()
+	w := x.open()
+	go func() {
+		for i := 0; i < manyWatches; i++ {
+			if w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+				CreateRequest: &pb.WatchCreateRequest{Key: fmt.Appendf(nil, "m%06d", i)}}}) != nil {
+				return
+			}
 		}
-		time.Sleep(20 * time.Millisecond)
+	}()
+	for i := 0; i < manyWatches; i++ {
+		if r := w.next(); !r.Created || r.WatchId != int64(i) {
+			x.t.Fatalf("%s: watcher %d: %s", x.s.Kind, i, w.tell(r))
+		}
 	}
-	t.Logf("resident: %d KiB without watchers, %d KiB with, %d KiB after", before, held, residentKiB(t, s))
+	return w
+}
+
+// returns waits until a server that has no watchers any more holds no more than it did before, and a little.
+func returns(t *testing.T, s *harness.Server, before, keptMaxKiB int) (after int) {
+	t.Helper()
+	held := residentKiB(t, s)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if after = residentKiB(t, s); after <= before+keptMaxKiB {
+			t.Logf("resident: %d KiB before, %d KiB with watchers, %d KiB after", before, held, after)
+			return after
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("resident: %d KiB before, %d KiB with watchers, %d KiB after", before, held, after)
+		}
+	}
 }
 
 func residentKiB(t *testing.T, s *harness.Server) int {
