@@ -4,6 +4,6 @@
  */
 #pragma once
 
-/* From here on the calling thread runs when others leave the processor to it: what clients wait for
- * goes before bulk work that shares the machine with it. It still gets about a tenth beside them. */
+/* From here on the calling thread runs when others leave the processor to it: what clients wait
+ * for goes before bulk work on the same machine. It still gets about a tenth beside them. */
 void thread_set_background(void);

@@ -287,6 +287,14 @@ static int execute(struct apply *a, const Etcdserverpb__InternalRaftRequest *q,
     return r < 0 ? err_trace(r) : 0;
 }
 
+/* The first would be carried out, and what was made ready for it be another's. */
+static bool is_several(const Etcdserverpb__InternalRaftRequest *q)
+{
+    return !!q->put + !!q->txn + !!q->delete_range + !!q->compaction + !!q->lease_grant +
+               !!q->lease_revoke + !!q->lease_checkpoint + !!q->alarm >
+           1;
+}
+
 static int apply_request(struct apply *a, const struct raft_entry *entry)
 {
     Etcdserverpb__InternalRaftRequest *q =
@@ -294,7 +302,7 @@ static int apply_request(struct apply *a, const struct raft_entry *entry)
     struct result result = {.time = ANSWER_WRITTEN};
     int r = 0;
 
-    if (!q)
+    if (!q || is_several(q))
         return unknown_request(entry->index);
     if (needs_flush(a, q))
         r = apply_commit(a);

@@ -176,6 +176,10 @@ static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct 
     r = match(existing, b->cluster_id, &j->ours, &j->resolver);
     if (r == 0) {
         b->member_id = initial_cluster_find(&j->ours, j->name)->id;
+        if (b->member_id == 0)
+            r = bootstrap_refuse("cannot use 0 as member id");
+    }
+    if (r == 0) {
         if (is_started(existing, b->member_id))
             log_warn("this member has been started before and its data is gone; if it was not to "
                      "be, remove it from the cluster and add it again",

@@ -14,6 +14,7 @@
 #include "server/config.h"
 #include "server/outcome.h"
 #include "storage/db.h"
+#include "server/version.h"
 
 struct member {
     uint64_t id;
@@ -65,7 +66,7 @@ void members_cluster_version(struct members *m, char ret[16]);
 
 struct downgrade {
     bool enabled;
-    char target[16]; /* "" unless enabled */
+    char target[VERSION_TEXT_MAX]; /* "" unless enabled */
 };
 void members_downgrade(struct members *m, struct downgrade *ret);
 

@@ -28,6 +28,7 @@
 #include "base/mem.h"
 #include "server/member_json.h"
 #include "server/member_private.h"
+#include "server/version.h"
 #include "storage/schema.h"
 
 #define SWAP(a, b)                                                                                 \
@@ -223,7 +224,7 @@ static int change_by_context(struct members *m, struct db_batch *batch,
                   LOG_ID("node-id", change->node_id));
         return err_origin(-EBADMSG);
     }
-    if (described.id == change->node_id) {
+    if (described.id == change->node_id && described.id != 0) {
         r = change_described(m, batch, change, learners_max, &described, is_promotion);
     } else {
         log_error("got different member ID",
@@ -355,9 +356,12 @@ int members_apply_downgrade(struct members *m, struct db_batch *batch,
     struct downgrade downgrade = {.enabled = request->enabled};
 
     if (request->enabled) {
-        if (!request->ver[0] || strlen(request->ver) >= sizeof(downgrade.target))
+        struct version version;
+        if (!version_parse(request->ver, &version))
             return err_origin(-EBADMSG);
-        snprintf(downgrade.target, sizeof(downgrade.target), "%s", request->ver);
+        version_text(version, downgrade.target);
+        if (strcmp(downgrade.target, request->ver) != 0)
+            return err_origin(-EBADMSG);
     }
     member_json_downgrade(&record, &downgrade);
     put_meta(batch, MEMBERS_DOWNGRADE_KEY, buf_bytes(&record));

@@ -118,8 +118,8 @@ void member_json_list(struct buf *out, const struct member_list *list)
 
 /* ---- reading ---- */
 
-/* U+0001 in front of a number; no name or URL begins with it. */
-static const char number_mark[] = "\\u0001";
+/* U+0001 in front of a number, and U+0002 in front of a text that begins with one of the two. */
+static const char number_mark[] = "\\u0001", text_mark[] = "\\u0002";
 
 static bool is_number_char(uint8_t c)
 {
@@ -143,6 +143,14 @@ static size_t number_end(struct bytes text, size_t i)
     return i;
 }
 
+static bool has_mark(struct bytes string)
+{
+    size_t len = sizeof(number_mark) - 1;
+
+    return string.len > len && (memcmp(string.data + 1, number_mark, len) == 0 ||
+                                memcmp(string.data + 1, text_mark, len) == 0);
+}
+
 /* Outside of strings the characters of "true", "false" and "null" begin no number. */
 static void numbers_quote(struct bytes text, struct buf *out)
 {
@@ -150,8 +158,12 @@ static void numbers_quote(struct bytes text, struct buf *out)
         uint8_t c = text.data[i];
         bool number = (c >= '0' && c <= '9') || c == '-';
         end = c == '"' ? string_end(text, i) : number ? number_end(text, i) : i + 1;
-        if (number)
+        if (number) {
             buf_printf(out, "\"%s", number_mark);
+        } else if (c == '"' && has_mark(bytes_of(text.data + i, end - i))) {
+            buf_printf(out, "\"%s", text_mark);
+            i++;
+        }
         buf_append(out, text.data + i, end - i);
         if (number)
             buf_append_u8(out, '"');
@@ -203,7 +215,7 @@ static bool text_parse(const json_t *value, char **ret)
 
     if (!s || s[0] == '\x01')
         return false;
-    *ret = mem_strdup(s);
+    *ret = mem_strdup(s[0] == '\x02' ? s + 1 : s);
     return true;
 }
 

@@ -72,6 +72,32 @@ static void test_json_strings(void **state)
     }
 }
 
+/* What stands in front of numbers while they are read is a name like others. */
+static void test_json_marks(void **state)
+{
+    static const char *const names[] = {"\x01",
+                                        "\x01x",
+                                        "\x01"
+                                        "1",
+                                        "\x02",
+                                        "\x02\x02y",
+                                        "x\x01"};
+    char *peers[] = {(char *)"\x01url"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct member m = {.id = 1, .peer_urls = peers, .n_peer_urls = 1}, read;
+        struct buf out = BUF_NULL;
+
+        m.name = (char *)(uintptr_t)names[i];
+        member_json(&out, &m);
+        assert_int_equal(member_json_parse(buf_bytes(&out), &read, NULL), 0);
+        assert_string_equal(read.name, names[i]);
+        assert_string_equal(read.peer_urls[0], peers[0]);
+        member_deinit(&read);
+        buf_deinit(&out);
+    }
+}
+
 /* ---- lists ---- */
 
 static const char golden[] =
@@ -343,10 +369,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json),       cmocka_unit_test(test_json_strings),
-        cmocka_unit_test(test_golden),     cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_refused),    cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_one),        cmocka_unit_test(test_downgrade),
-        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_json_marks), cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_forms),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_limits),     cmocka_unit_test(test_one),
+        cmocka_unit_test(test_downgrade),  cmocka_unit_test(test_round_trip),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

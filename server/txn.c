@@ -25,6 +25,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "server/range.h"
 #include "server/server_metrics.h"
@@ -388,6 +389,10 @@ static int verify_put(struct run *run, const Etcdserverpb__PutRequest *p)
     bool found;
     int r;
 
+    if (key.len == 0) { /* no member proposes that */
+        log_error("an entry puts a value without a key");
+        return err_origin(-EBADMSG);
+    }
     if (p->lease != 0 && !lease_exists(run->leases, p->lease))
         return OUTCOME_LEASE_NOT_FOUND;
     if (p->ignore_value || p->ignore_lease) {

@@ -32,6 +32,9 @@
 #include "storage/record_sort.h"
 #include "storage/schema.h"
 
+/* That a file may say: revisions go on from there. */
+#define REVISION_MAX (INT64_MAX / 2)
+
 enum {
     REV_BYTES = 17,
     BATCH_BYTES_MAX = 1 << 20,
@@ -185,7 +188,7 @@ static bool revision_parse(struct bytes key, struct rev *ret)
     if (key.len < REV_BYTES || key.data[8] != '_')
         return false;
     uint64_t main = u64_be_get(key.data), sub = u64_be_get(key.data + 9);
-    if (main > INT64_MAX || sub > UINT32_MAX)
+    if (main > REVISION_MAX || sub > UINT32_MAX)
         return false;
     *ret = (struct rev){(int64_t)main, (uint32_t)sub};
     return true;

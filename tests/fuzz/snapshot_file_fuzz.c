@@ -137,14 +137,10 @@ static void compact(struct store *s)
         check(mvcc_compact_step(s->mvcc, &done, &finished) == 0);
 }
 
-/* What is written next. Known, and left out until it is mended: a file may say that the revision or
- * a key's version is the highest of all numbers, and the next one is none. */
+/* What is written next. */
 static void go_on(struct store *s)
 {
     int64_t before = mvcc_revision(s->mvcc);
-
-    if (before == INT64_MAX)
-        return;
     struct db_batch *batch = db_batch_new();
     mvcc_batch(s->mvcc, batch);
     mvcc_begin(s->mvcc);
