@@ -8,6 +8,9 @@
  *
  * I1. What is in the inbox and in the queue is at most PEER_POSTS_MAX: the inbox counts both, the
  * loop gives back when it takes from the queue.
+ * I2. A post whose connection is gone before an answer came is made again, if an earlier post had
+ * used that connection: raft takes any message twice but a proposal, which would be carried out
+ * twice. Proposals get a connection of their own, which nobody has let go of meanwhile.
  *
  * Thread: the loop; peer_pipeline_send() raft's.
  */
@@ -89,9 +92,10 @@ static void poster_start(struct peer_poster *b, struct peer_post *post)
                                    .body = PEER_BODY_LENGTH,
                                    .body_bytes = post->body.len};
 
+    bool again = post->type != RAFT_MSG_PROP; /* (I2) */
+
     b->post = post;
     b->url = mem_strdup(url->text);
-    /* To repeat it is safe: the network may do the same. */
     peer_call_start(&b->call, &link->peer->pool,
                     &(struct peer_call_options){.url = url,
                                                 .request = request,
@@ -99,8 +103,8 @@ static void poster_start(struct peer_poster *b, struct peer_post *post)
                                                 .dial_ms = peer_dial_ms(link->peer),
                                                 .answer_ms = link->peer->timing.post,
                                                 .answer_bytes_max = PEER_REFUSAL_BYTES_MAX,
-                                                .reuse = true,
-                                                .repeat = true});
+                                                .reuse = again,
+                                                .repeat = again});
 }
 
 /* ---- the queue ---- */
@@ -145,6 +149,7 @@ int peer_pipeline_send(struct peer_pipeline *p, const struct raft_message *m)
     if (atomic_load(&p->queued) >= PEER_POSTS_MAX)
         return PEER_WRITER_E_FULL;
     post = mem_new(struct peer_post);
+    post->type = m->type;
     int r = peer_message_encode(m, &post->body);
     if (r != 0) {
         post_free(post);

@@ -198,6 +198,103 @@ static void a_full_pipeline_drops_and_tells_raft(void **state)
     node_free(a);
 }
 
+/* Takes posts, each connection on a thread of its own: the first is answered; the second is read,
+ * and the connection ends. */
+struct taker {
+    int listener;
+    atomic_uint n_proposals, n_others;
+};
+
+struct taken {
+    struct taker *t;
+    int fd;
+};
+
+/* False: no post came. Its body begins with its type. */
+static bool take_post(struct taken *c)
+{
+    char request[4096];
+    size_t len = 0;
+    const char *body = NULL;
+
+    while (!body || request + len < body + 2) {
+        ssize_t n = recv(c->fd, request + len, sizeof(request) - len, 0);
+        if (n <= 0 || strncmp(request, "POST /raft HTTP", 15) != 0)
+            return false; /* a stream is dialled, or a version asked for */
+        len += (size_t)n;
+        body = memmem(request, len, "\r\n\r\n", 4);
+        body = body ? body + 4 : NULL;
+    }
+    atomic_fetch_add(body[1] == RAFT_MSG_PROP ? &c->t->n_proposals : &c->t->n_others, 1);
+    return true;
+}
+
+static void *taken_main(void *arg)
+{
+    static const char done[] = "HTTP/1.1 204 No Content\r\n\r\n";
+    struct taken *c = arg;
+
+    if (take_post(c)) {
+        (void)!send(c->fd, done, sizeof(done) - 1, MSG_NOSIGNAL);
+        (void)take_post(c);
+    }
+    close(c->fd);
+    free(c);
+    return NULL;
+}
+
+static void *taker_main(void *arg)
+{
+    struct taker *t = arg;
+    pthread_t thread;
+    int fd;
+
+    while ((fd = accept(t->listener, NULL, NULL)) >= 0) {
+        struct taken *c = mem_new(struct taken);
+        *c = (struct taken){t, fd};
+        assert_int_equal(pthread_create(&thread, NULL, taken_main, c), 0);
+        pthread_detach(thread);
+    }
+    return NULL;
+}
+
+/* Nobody knows whether it was taken: a proposal that is posted again might be carried out twice. */
+static void a_proposal_is_posted_once(void **state)
+{
+    struct node *a = node_new(1);
+    struct taker t = {.listener = socket(AF_INET, SOCK_STREAM, 0)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(address);
+    struct raft_entry entry = {.data = blob_new(8)};
+    struct raft_message first = heartbeat(1, 2, 1), proposal = {.type = RAFT_MSG_PROP,
+                                                                .from = 1,
+                                                                .to = 2,
+                                                                .entries = &entry,
+                                                                .n_entries = 1};
+    pthread_t thread;
+
+    assert_int_equal(bind(t.listener, (struct sockaddr *)&address, len), 0);
+    assert_int_equal(listen(t.listener, 100), 0);
+    assert_int_equal(getsockname(t.listener, (struct sockaddr *)&address, &len), 0);
+    assert_int_equal(pthread_create(&thread, NULL, taker_main, &t), 0);
+    node_start(a);
+    node_knows(a, 2, mem_printf("http://127.0.0.1:%u", ntohs(address.sin_port)));
+    wait_for(&a->server, node_has_link(a, 2));
+    double sent = metric_value(&peer_metrics_of(1, 2)->sent_bytes);
+    node_send(a, &first, 1);
+    wait_for(&a->server, metric_value(&peer_metrics_of(1, 2)->sent_bytes) > sent);
+    node_send(a, &proposal, 1);
+    wait_for(&a->server, atomic_load(&t.n_proposals) > 0);
+    node_send(a, &first, 1); /* on the first connection, and again on another */
+    wait_for(&a->server, atomic_load(&t.n_others) == 3);
+    assert_int_equal(atomic_load(&t.n_proposals), 1);
+    shutdown(t.listener, SHUT_RDWR);
+    node_free(a);
+    pthread_join(thread, NULL);
+    close(t.listener);
+    blob_unref(entry.data);
+}
+
 /* A member that was just added learns from the first request where its sender is. */
 static void a_new_member_answers_a_sender_that_its_table_does_not_have(void **state)
 {
@@ -454,6 +551,7 @@ int main(void)
         cmocka_unit_test(what_would_kill_its_receiver_is_not_sent),
         cmocka_unit_test(one_batch_to_many_members_finds_each),
         cmocka_unit_test(before_there_are_streams_messages_are_posted),
+        cmocka_unit_test(a_proposal_is_posted_once),
         cmocka_unit_test(a_full_pipeline_drops_and_tells_raft),
         cmocka_unit_test(a_new_member_answers_a_sender_that_its_table_does_not_have),
         cmocka_unit_test(of_many_unknown_senders_the_latest_are_kept),

@@ -224,7 +224,8 @@ static int change_by_context(struct members *m, struct db_batch *batch,
                   LOG_ID("node-id", change->node_id));
         return err_origin(-EBADMSG);
     }
-    if (described.id == change->node_id && described.id != 0) {
+    bool adds = change->type != RAFTPB__CONF_CHANGE_TYPE__ConfChangeUpdateNode && !is_promotion;
+    if (described.id == change->node_id && (described.id != 0 || !adds)) { /* 0 is no member */
         r = change_described(m, batch, change, learners_max, &described, is_promotion);
     } else {
         log_error("got different member ID",
