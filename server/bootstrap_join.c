@@ -141,13 +141,6 @@ static int begin_log(struct bootstrap *b, const struct bootstrap_options *o)
     return r;
 }
 
-static bool is_started(const struct member_list *members, uint64_t id)
-{
-    const struct member *m = member_list_find(members, id);
-
-    return m && m->n_client_urls > 0;
-}
-
 /* How we see the cluster that is joined. */
 struct joiner {
     struct member_list ours; /* ids: as the others say */
@@ -162,7 +155,7 @@ static bool expects_us(void *arg, const struct member_list *existing)
     _cleanup_(buf_deinit) struct buf error = BUF_NULL;
 
     return assign_ids(existing, &j->ours, &j->resolver, &error) == 0 &&
-           !is_started(existing, initial_cluster_find(&j->ours, j->name)->id);
+           !bootstrap_is_started(existing, initial_cluster_find(&j->ours, j->name)->id);
 }
 
 /* existing: taken. */
@@ -180,7 +173,7 @@ static int enter(struct bootstrap *b, const struct bootstrap_options *o, struct 
             r = bootstrap_refuse("cannot use 0 as member id");
     }
     if (r == 0) {
-        if (is_started(existing, b->member_id))
+        if (bootstrap_is_started(existing, b->member_id))
             log_warn("this member has been started before and its data is gone; if it was not to "
                      "be, remove it from the cluster and add it again",
                      LOG_ID("local-member-id", b->member_id));

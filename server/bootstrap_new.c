@@ -87,8 +87,7 @@ static int check_not_started(const struct bootstrap_options *o, const struct mem
     if (o->transport && n > 0 &&
         bootstrap_ask_members(o->transport, urls, n, BOOTSTRAP_ASK_NEW_MS, NULL, NULL, &known,
                               &error)) {
-        const struct member *m = member_list_find(&known.members, self->id);
-        if (m && m->n_client_urls > 0)
+        if (bootstrap_is_started(&known.members, self->id))
             r = bootstrap_refuse("member %" PRIx64 " has already been bootstrapped", self->id);
         member_list_deinit(&known.members);
     }

@@ -44,6 +44,14 @@ struct bootstrap_cluster {
     struct member_list members;
 };
 
+/* That member has been at work there: it has said how clients reach it. */
+static inline bool bootstrap_is_started(const struct member_list *members, uint64_t id)
+{
+    const struct member *m = member_list_find(members, id);
+
+    return m && m->n_client_urls > 0;
+}
+
 /* Asks those URLs GET /members, one after the other: the first answer that fits, or else the first
  * usable one; fits NULL: that at once. False: there was none; *ret_error (malloc'd) says so as etcd
  * does. */
