@@ -5,7 +5,6 @@
  */
 #include "api/peer_test.h"
 
-#include <dirent.h>
 #include <sys/stat.h>
 
 #include "api/peer_tables.h"
@@ -81,18 +80,6 @@ static void files_equal(const char *a, const char *b)
     fclose(fb);
 }
 
-static unsigned entries_in(const char *path)
-{
-    DIR *dir = opendir(path);
-    unsigned n = 0;
-
-    assert_non_null(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n - 2;
-}
-
 static void a_file_arrives_as_it_was_while_messages_go_on(void **state)
 {
     static const size_t sizes[] = {0, 1, 4096, (30 << 20) + 5};
@@ -136,7 +123,7 @@ static void a_directory_arrives_as_files(void **state)
     two_there = mem_printf("%s/CURRENT", p.b->server.snapshot_path);
     files_equal(one, one_there);
     files_equal(two, two_there);
-    assert_int_equal(entries_in(p.b->server.snapshot_path), 2);
+    assert_int_equal(test_dir_count(p.b->server.snapshot_path), 2);
     pair_free(&p);
 }
 
@@ -321,7 +308,7 @@ static void envelopes_that_are_none(void **state)
     post_body(n, "", buf_bytes(&good),
               "failed to process raft message (cannot process message from removed member)");
     assert_int_equal(n->server.n_snapshots, 0);
-    assert_int_equal(entries_in(n->server.dir), 0);
+    assert_int_equal(test_dir_count(n->server.dir), 0);
     node_free(n);
 }
 
@@ -341,7 +328,7 @@ static void a_snapshot_of_another_cluster_is_refused(void **state)
     post(n, &foreign, "HTTP/1.1 412 Precondition Failed\r\n");
     post(n, &foreign, "\r\n\r\ncluster ID mismatch\n");
     assert_int_equal(n->server.n_snapshots, 0);
-    assert_int_equal(entries_in(n->server.dir), 0);
+    assert_int_equal(test_dir_count(n->server.dir), 0);
     assert_false(node_has_link(n, 5));
 
     buf_printf(&ours, "%sX-Etcd-Cluster-ID: c1\r\nContent-Length: %zu\r\n\r\n", head, body.len);
@@ -380,7 +367,7 @@ static void bodies_that_end_early_leave_nothing_behind(void **state)
     post_body(n, "Content-Type: " PEER_TABLES_TYPE "\r\n", buf_bytes(&other),
               "failed to save KV snapshot (unexpected EOF)");
     assert_int_equal(n->server.n_snapshots, 0);
-    assert_int_equal(entries_in(n->server.dir), 0);
+    assert_int_equal(test_dir_count(n->server.dir), 0);
     node_free(n);
 }
 

@@ -2,6 +2,7 @@
 /* For tests: a scratch directory of their own, and a store of ours in it. */
 #pragma once
 
+#include <dirent.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,19 @@ static inline void test_dir_remove(char *path)
 {
     check(nftw(path, test_dir_visit, 16, FTW_DEPTH | FTW_PHYS) == 0);
     free(path);
+}
+
+/* How many names it has, . and .. not counted. */
+static inline size_t test_dir_count(const char *path)
+{
+    DIR *dir = opendir(path);
+    size_t n = 0;
+
+    check(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n - 2;
 }
 
 static inline struct db *test_db_open(const char *path)

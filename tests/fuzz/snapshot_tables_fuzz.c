@@ -8,7 +8,6 @@
  * What the files say is the database's own business. Link with --wrap of fsync, which would be all
  * that the run does.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,18 +49,6 @@ static void dir_make_once(void)
     dir = test_dir_new();
     target = mem_printf("%s/target", dir);
     atexit(dir_remove);
-}
-
-static size_t count_names(const char *path)
-{
-    DIR *d = opendir(path);
-    size_t n = 0;
-
-    check(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n - 2;
 }
 
 static struct buf file_content(const char *name)
@@ -110,7 +97,7 @@ static void look(struct result *r)
     buf_append_zero(&r->body, 2);
     check(r->body.len == t.body_bytes && (r->outcome != 0 || r->body.len == r->used));
     peer_tables_deinit(&t);
-    check(count_names(dir) == 1);
+    check(test_dir_count(dir) == 1);
 }
 
 /* Files come in any order, so a body has the bytes of its directory's, in another order. */
@@ -139,7 +126,7 @@ static struct result feed(struct bytes all, size_t piece)
     peer_tables_reader_deinit(&reader);
     look(&r);
     peer_tables_remove(target);
-    check(count_names(dir) == 0);
+    check(test_dir_count(dir) == 0);
     return r;
 }
 
