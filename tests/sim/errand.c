@@ -223,12 +223,22 @@ void errand_send(struct machine *from, struct transport_fetch *f)
     kernel_after(network_latency(), arrives, e);
 }
 
+static struct errand *errand_of(const struct machine *m)
+{
+    list_for_each (link, &errands) {
+        struct errand *e = container_of(link, struct errand, link);
+        if (e->from == m && e->from_life == m->lives)
+            return e;
+    }
+    return NULL;
+}
+
+/* Looks anew each time: done() may wait for a lock, and meanwhile others' errands end. */
 void errands_stop(struct machine *m)
 {
-    list_for_each_safe (link, next, &errands) {
-        struct errand *e = container_of(link, struct errand, link);
-        if (e->from != m || e->from_life != m->lives)
-            continue;
+    struct errand *e;
+
+    while ((e = errand_of(m)) != NULL) {
         e->answered = true;
         list_remove(&e->link);
         e->fetch->done(e->fetch);

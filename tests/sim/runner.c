@@ -115,9 +115,10 @@ void runner_run_single(const struct runner_settings *s)
 
 /* ---- children ---- */
 
+/* SIGXCPU at the soft limit, so that a run without an end is told from one that was killed. */
 static void limit_time(void)
 {
-    struct rlimit limit = {RUNNER_SEED_SECONDS_MAX, RUNNER_SEED_SECONDS_MAX};
+    struct rlimit limit = {RUNNER_SEED_SECONDS_MAX, RUNNER_SEED_SECONDS_MAX + 1};
 
     check(setrlimit(RLIMIT_CPU, &limit) == 0);
 }
@@ -158,9 +159,11 @@ static void failed(const struct job *job, int status)
 
     if (!WIFEXITED(status) || WEXITSTATUS(status) != TRACE_FAILED) {
         snprintf(verdict, TRACE_VERDICT_BYTES,
-                 "FAILED seed %" PRIu64 ": the simulator ended by %s %d", job->seed,
+                 "FAILED seed %" PRIu64 ": the simulator ended by %s %d%s%s", job->seed,
                  WIFEXITED(status) ? "exit status" : "signal",
-                 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+                 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status),
+                 WIFSIGNALED(status) ? ": " : "",
+                 WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "");
         printf("%s\n" TRACE_AGAIN, verdict, job->seed);
     }
     if (runner.failed < RUNNER_FAILURES_MAX) {
