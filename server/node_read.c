@@ -115,7 +115,7 @@ void node_reads_ready(struct node *n, const struct raft_ready *rd)
             metric_add(&metric_slow_read_indexes, 1);
             continue;
         }
-        apply_push_reads(n->o.apply, rd->reads[i].index, r->round.items, r->round.len);
+        apply_reads(n->o.apply, rd->reads[i].index, r->round.items, r->round.len);
         end_round(n);
     }
     for (size_t i = 0; i < rd->n_reads_lost; i++) {

@@ -367,7 +367,7 @@ static void test_read_ahead_of_entries(void **state)
         call_init(&reads[i], REQUEST_READ_INDEX, BYTES_NULL);
         reads[i].request.id = 100 + i;
         assert_true(wait_add(&b->s->wait, &reads[i].request));
-        apply_push_reads(b->s->apply, 3 + i, &reads[i].request.id, 1);
+        apply_reads(b->s->apply, 3 + i, &reads[i].request.id, 1);
     }
     assert_int_equal(apply_turn(b->s->apply), 0);
     assert_int_equal(reads[0].outcome, CALL_WAITS);
