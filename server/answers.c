@@ -219,30 +219,70 @@ enum outcome server_hash(struct server *s, const void *request, struct buf *resp
     return outcome;
 }
 
-static bool not_stopping(void *arg)
+static bool not_stopping(struct server *s)
 {
-    struct server *s = arg;
-
     return !atomic_load_explicit(&s->state.stopping, memory_order_acquire);
 }
 
-/* A compaction may write as much as there is before it removes anything. That it runs out of room
- * does no harm, but what is in memory is flushed first, and that must fit. */
-static bool fits_on_disk(struct server *s)
+enum { DEFRAGMENT_SPARE_BYTES = 1 << 20 }; /* filters, records of files */
+
+struct defragment {
+    struct server *server;
+    bool no_room; /* it ended for that */
+    bool holds;
+};
+
+/* A step writes as much as it reads before it removes anything, and may find too little room for
+ * that. It does no harm if then the room is enough for the database that it began with, and if
+ * nobody else writes meanwhile. So what is in memory is flushed first. */
+static int make_room(struct defragment *d)
 {
-    if (!disk_room_short(s->room))
-        return true;
-    (void)disk_room_make(s->room, db_disk_bytes(s->store.db));
-    return disk_room_fits(s->room, 2 * db_unflushed_bytes(s->store.db));
+    struct server *s = d->server;
+    uint64_t least = DB_ROOM_BYTES + db_unflushed_bytes(s->store.db) + DEFRAGMENT_SPARE_BYTES;
+    uint64_t all = least + db_disk_bytes(s->store.db);
+
+    if (disk_room_short(s->room) ? disk_room_make(s->room, all) : disk_room_fits(s->room, all))
+        return 0;
+    if (!disk_room_make(s->room, least))
+        return -ENOSPC;
+    disk_room_hold(s->room);
+    d->holds = true;
+    return db_flush(s->store.db);
+}
+
+static void let_go(struct defragment *d)
+{
+    if (d->holds)
+        disk_room_let_go(d->server->room);
+    d->holds = false;
+}
+
+static bool next_step(void *arg)
+{
+    struct defragment *d = arg;
+    int r;
+
+    let_go(d);
+    if (!not_stopping(d->server))
+        return false;
+    r = make_room(d);
+    if (r < 0 && r != -ENOSPC)
+        server_fatal("the database failed while flushing", r);
+    d->no_room = r < 0;
+    return r == 0;
 }
 
 /* A store that a snapshot has just brought needs none: an interrupted one is done. */
 static int compact(struct server *s, uint64_t *ret_bytes)
 {
+    struct defragment d = {.server = s};
     int r;
 
     store_hold_job(&s->store);
-    r = fits_on_disk(s) ? db_compact(s->store.db, not_stopping, s) : -ENOSPC;
+    r = db_compact(s->store.db, next_step, &d);
+    let_go(&d);
+    if (d.no_room)
+        r = -ENOSPC;
     *ret_bytes = db_disk_bytes(s->store.db);
     store_release_job(&s->store);
     return r == -ECANCELED ? 0 : r;

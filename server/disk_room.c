@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
+#include "base/check.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -30,6 +31,7 @@ struct disk_room {
     char *places[PLACES]; /* directories: data, log; often on one file system */
     char *ballast;
     _Atomic bool is_short;
+    _Atomic unsigned holders;
 
     pthread_mutex_t lock; /* guards what follows */
     bool has_ballast;
@@ -109,7 +111,17 @@ static bool give_up_ballast(struct disk_room *room)
 
 bool disk_room_fits(const struct disk_room *room, uint64_t bytes)
 {
-    return measure(room->places[0]).free_bytes >= bytes;
+    return atomic_load(&room->holders) == 0 && measure(room->places[0]).free_bytes >= bytes;
+}
+
+void disk_room_hold(struct disk_room *room)
+{
+    atomic_fetch_add(&room->holders, 1);
+}
+
+void disk_room_let_go(struct disk_room *room)
+{
+    check(atomic_fetch_sub(&room->holders, 1) > 0);
 }
 
 bool disk_room_make(struct disk_room *room, uint64_t bytes)
@@ -117,10 +129,17 @@ bool disk_room_make(struct disk_room *room, uint64_t bytes)
     bool fits = disk_room_fits(room, bytes);
 
     pthread_mutex_lock(&room->lock);
-    if (!fits && give_up_ballast(room))
+    if (!fits && atomic_load(&room->holders) == 0 && give_up_ballast(room))
         fits = disk_room_fits(room, bytes);
     pthread_mutex_unlock(&room->lock);
     return fits;
+}
+
+void disk_room_give_up(struct disk_room *room)
+{
+    pthread_mutex_lock(&room->lock);
+    (void)give_up_ballast(room);
+    pthread_mutex_unlock(&room->lock);
 }
 
 /* Of all places. Under the lock. */

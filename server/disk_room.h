@@ -7,8 +7,8 @@
  * refused, and the database is flushed early, while that still fits.
  *
  * The ballast is a file that takes room while there is plenty of it. It is removed when a start, or
- * a flush that can't wait, would not fit otherwise, and made again when there is room. Whoever has
- * filled the disk may take that room too, so it is given up for nothing less.
+ * a flush that can't wait, would not fit otherwise or did not, and made again when there is room.
+ * Whoever has filled the disk may take that room too, so it is given up for nothing less.
  *
  * Thread: disk_room_check() from the housekeeper, open and close from the composition root, the
  * rest from any.
@@ -42,3 +42,9 @@ bool disk_room_short(const struct disk_room *room);
 bool disk_room_fits(const struct disk_room *room, uint64_t bytes);
 /* Likewise, and if not, gives up the ballast for it. */
 bool disk_room_make(struct disk_room *room, uint64_t bytes);
+/* Until it is let go, nothing fits for anybody: who holds the room may take all of it for a while,
+ * and others who write then would fail. Several may hold it. */
+void disk_room_hold(struct disk_room *room);
+void disk_room_let_go(struct disk_room *room);
+/* A write has failed for want of room: gives up the ballast. */
+void disk_room_give_up(struct disk_room *room);

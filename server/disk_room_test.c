@@ -172,6 +172,37 @@ static void test_spent(void **state)
     assert_false(short_at(f, mark));
 }
 
+/* Nothing fits beside who holds the room, and the ballast is not given up for it in vain. */
+static void test_held(void **state)
+{
+    struct fixture *f = *state;
+
+    disk_room_check(f->room);
+    assert_true(has_ballast(f));
+    disk_room_hold(f->room);
+    disk_room_hold(f->room);
+    assert_false(disk_room_fits(f->room, 1));
+    assert_false(disk_room_make(f->room, 1));
+    disk_room_let_go(f->room);
+    assert_false(disk_room_fits(f->room, 1));
+    disk_room_let_go(f->room);
+    assert_true(disk_room_fits(f->room, 1));
+    assert_true(has_ballast(f));
+}
+
+/* When a write has failed there is nothing to wait for, also if somebody holds the room. */
+static void test_given_up(void **state)
+{
+    struct fixture *f = *state;
+
+    disk_room_check(f->room);
+    disk_room_hold(f->room);
+    disk_room_give_up(f->room);
+    assert_false(has_ballast(f));
+    disk_room_give_up(f->room);
+    disk_room_let_go(f->room);
+}
+
 /* A start takes the ballast only when it must, and is refused when that is not enough. */
 static void test_start(void **state)
 {
@@ -200,8 +231,8 @@ static void test_start(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_marks),   T(test_either_disk), T(test_unknown),
-        T(test_ballast), T(test_spent),       T(test_start),
+        T(test_marks), T(test_either_disk), T(test_unknown), T(test_ballast),
+        T(test_spent), T(test_start),       T(test_held),    T(test_given_up),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

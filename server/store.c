@@ -21,11 +21,19 @@
 #include "server/member_json.h"
 #include "storage/schema.h"
 
+static void no_room(void *room)
+{
+    if (room)
+        disk_room_give_up(room);
+}
+
 static int open_database(struct store *s)
 {
     struct db_options options = {.path = s->options.path,
                                  .cache_bytes = s->options.cache_bytes,
-                                 .prefix_len = schema_prefix_len};
+                                 .prefix_len = schema_prefix_len,
+                                 .no_room = no_room,
+                                 .no_room_arg = s->options.room};
     char *error = NULL;
     int r = db_open(&s->db, &options, &error);
 

@@ -17,6 +17,7 @@
 #include <pthread.h>
 
 #include "server/alarm.h"
+#include "server/disk_room.h"
 #include "server/member.h"
 #include "storage/lease.h"
 #include "storage/mvcc.h"
@@ -26,7 +27,8 @@ struct store_options {
     uint32_t compaction_batch_max;
     int64_t lease_ttl_min_s;
     uint64_t lease_checkpoint_ns; /* 0: never */
-    uint64_t cache_bytes; /* 0: DB_CACHE_BYTES */
+    uint64_t cache_bytes;         /* 0: DB_CACHE_BYTES */
+    struct disk_room *room;       /* what is set aside for the database; NULL: nothing */
 };
 
 struct store {

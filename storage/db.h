@@ -13,11 +13,13 @@
  *   -EBADMSG  what is stored is damaged. A damaged block is found by its checksum whenever it is
  *             read, so there is an error, never a wrong value.
  *   -ENOSPC   the disk, or a quota of it, is full. After db_compact() alone the store goes on.
+ *             From db_write() and db_flush(): they have waited DB_ROOM_WAIT_MS for room. All that
+ *             was written before is still in memory and can be read.
  *   -EIO      anything else.
  *
  * Thread: reads, views, iterators and db_write() from any thread (writes are put in some order;
- * what must follow another write is written after that one returned); db_flush(), db_compact() and
- * db_checkpoint() from one owner at a time each.
+ * what must follow another write is written after that one returned), and db_flush(); db_compact()
+ * and db_checkpoint() from one owner at a time each.
  */
 #pragma once
 
@@ -36,8 +38,15 @@ struct db_options {
     /* The prefix bloom: length of the part of key that identifies a user key, or 0 if the key has
      * none (schema.c). */
     size_t (*prefix_len)(struct bytes key);
+    /* The disk has turned out to be full: what can be given up for the store should be. Any thread;
+     * may be NULL. */
+    void (*no_room)(void *arg);
+    void *no_room_arg;
 };
 
+/* After a lack of room the store takes writes again when there are DB_ROOM_BYTES; it looks every
+ * five seconds. */
+enum { DB_ROOM_BYTES = 16 << 20, DB_ROOM_WAIT_MS = 12 * 1000 };
 enum { DB_CACHE_BYTES = 32 << 20, DB_WRITE_BUFFER_BYTES = 16 << 20 };
 enum { DB_PARTS_MAX = 8 }; /* of a key or a value in db_batch_putv() */
 

@@ -9,10 +9,13 @@
  * Invariants: (1) every write goes through write_options, which has the log off. (2) Reads over
  * several user keys use total order; only an iterator that stays within one prefix may use the
  * prefix bloom. (3) A status other than "not found" is logged with RocksDB's own text, which names
- * the file, and returned as one of db.h's errors; nothing is retried. (4) The options come from one
- * function, so that every opening has the same. (5) A compaction by hand goes table by table of the
- * deepest level, because RocksDB's own compactions wait for one that is under way, and at last
- * writes wait for them.
+ * the file, and returned as one of db.h's errors; nothing but (6) is tried again. (4) The options
+ * come from one function, so that every opening has the same. (5) A compaction by hand goes table
+ * by table of the deepest level, because RocksDB's own compactions wait for one that is under way,
+ * and at last writes wait for them. (6) What a full disk has refused can be tried again: a batch is
+ * refused as a whole, a memtable stays until it is a table, a file that failed is never written to
+ * again. RocksDB looks for room by itself. (7) It keeps next to no log: builds of it with
+ * assertions end the process when a full disk refuses a line of that.
  *
  * Thread: reads, views and iterators from any; see db.h for the rest.
  */
@@ -39,14 +42,14 @@ enum {
     CACHE_SHARD_BITS = 1,
     TABLE_BYTES = 32 << 20,
     LEVEL_BASE_BYTES = 64 << 20,
-    INFO_LOG_BYTES_MAX = 1 << 20,
-    INFO_LOG_LEVEL_WARN = 2,
+    INFO_LOG_LEVEL_FATAL = 4,
     TABLE_FORMAT_VERSION = 5,
     BLOOM_BITS = 10,
     BOTTOMMOST_FORCE_OPTIMIZED = 3,
     PACE_RECORDS = 16,
     PACE_WORK_NS = 500 * 1000,
     PACE_REST_NS_MAX = 50 * 1000 * 1000,
+    ROOM_LOOK_NS = 20 * 1000 * 1000,
 };
 
 struct db {
@@ -57,6 +60,8 @@ struct db {
     rocksdb_readoptions_t *read_options;
     rocksdb_writeoptions_t *write_options;
     size_t (*prefix_len)(struct bytes key);
+    void (*no_room)(void *arg);
+    void *no_room_arg;
     atomic_bool interrupted;
 };
 
@@ -113,6 +118,44 @@ static int rocks_failed(const char *what, char *text)
               LOG_STR("operation", what), LOG_STR("error", text));
     rocksdb_free(text);
     return err_origin(r);
+}
+
+/* ---- a full disk ---- */
+
+static void ask_for_room(struct db *db, const char *what, const char *text)
+{
+    log_warn("the disk is full: the database waits for room", LOG_STR("operation", what),
+             LOG_STR("error", text));
+    if (db->no_room)
+        db->no_room(db->no_room_arg);
+}
+
+/* (6) After text, what can be tried again, and some time has passed. *until_ms is 0 at the first
+ * time. */
+static bool await_room(struct db *db, const char *what, const char *text, uint64_t *until_ms)
+{
+    const struct timespec pause = {.tv_nsec = ROOM_LOOK_NS};
+
+    if (error_of(text) != -ENOSPC)
+        return false;
+    if (*until_ms == 0) {
+        *until_ms = clock_mono_ms() + DB_ROOM_WAIT_MS;
+        ask_for_room(db, what, text);
+    }
+    if (clock_mono_ms() >= *until_ms)
+        return false;
+    (void)nanosleep(&pause, NULL);
+    return true;
+}
+
+/* The result of what was tried until it gave text, or NULL. Takes text. */
+static int tried(const char *what, char *text, uint64_t until_ms)
+{
+    if (text)
+        return rocks_failed(what, text);
+    if (until_ms > 0)
+        log_info("there is room for the database again", LOG_STR("operation", what));
+    return 0;
 }
 
 /* ---- prefix extractor ---- */
@@ -233,9 +276,8 @@ static void options_set(struct db *db, const struct db_options *options)
     rocksdb_options_set_create_if_missing(o, !options->read_only);
     rocksdb_options_set_paranoid_checks(o, 1);
     rocksdb_options_set_max_open_files(o, OPEN_FILES_MAX);
-    rocksdb_options_set_info_log_level(o, INFO_LOG_LEVEL_WARN);
+    rocksdb_options_set_info_log_level(o, INFO_LOG_LEVEL_FATAL); /* (7) */
     rocksdb_options_set_keep_log_file_num(o, 2);
-    rocksdb_options_set_max_log_file_size(o, INFO_LOG_BYTES_MAX);
     rocksdb_options_set_stats_dump_period_sec(o, 0);
     rocksdb_options_set_stats_persist_period_sec(o, 0);
     rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
@@ -278,6 +320,8 @@ int db_open(struct db **ret, const struct db_options *options, char **ret_error)
     check(ret && options && options->path);
     _cleanup_(db_closep) struct db *db = mem_new(struct db);
     options_set(db, options);
+    db->no_room = options->no_room;
+    db->no_room_arg = options->no_room_arg;
     char *text = NULL;
     int r = options->read_only ? 0 : db_files_recover(options->path);
     if (r < 0)
@@ -373,8 +417,14 @@ int db_write(struct db *db, struct db_batch *b)
     check(db && b);
     counters_off();
     char *text = NULL;
+    uint64_t until_ms = 0;
     rocksdb_write(db->rocks, db->write_options, batch_rocks(b), &text);
-    return text ? rocks_failed("write", text) : 0;
+    while (text && await_room(db, "write", text, &until_ms)) {
+        rocksdb_free(text);
+        text = NULL;
+        rocksdb_write(db->rocks, db->write_options, batch_rocks(b), &text);
+    }
+    return tried("write", text, until_ms);
 }
 
 /* ---- point reads and views ---- */
@@ -507,11 +557,17 @@ int db_iter_error(const struct db_iter *it)
 int db_flush(struct db *db)
 {
     char *text = NULL;
+    uint64_t until_ms = 0;
     rocksdb_flushoptions_t *o = rocksdb_flushoptions_create();
     rocksdb_flushoptions_set_wait(o, 1);
     rocksdb_flush(db->rocks, o, &text);
+    while (text && await_room(db, "flush", text, &until_ms)) {
+        rocksdb_free(text);
+        text = NULL;
+        rocksdb_flush(db->rocks, o, &text);
+    }
     rocksdb_flushoptions_destroy(o);
-    return text ? rocks_failed("flush", text) : 0;
+    return tried("flush", text, until_ms);
 }
 
 static uint64_t property(struct db *db, const char *name)
@@ -521,15 +577,16 @@ static uint64_t property(struct db *db, const char *name)
 }
 
 /* A compaction in the C interface reports no status. But the store counts what failed in the
- * background, and after anything worse than a lack of room it takes no more writes. */
+ * background, and after anything worse than a compaction's lack of room it takes no more writes. */
 static int background_failed(struct db *db)
 {
     rocksdb_writebatch_t *nothing = rocksdb_writebatch_create();
     char *text = NULL;
     rocksdb_write(db->rocks, db->write_options, nothing, &text);
     rocksdb_writebatch_destroy(nothing);
-    if (text)
+    if (text && error_of(text) != -ENOSPC)
         return rocks_failed("compact", text);
+    rocksdb_free(text);
     log_error("the disk is too full to compact the database");
     return err_origin(-ENOSPC);
 }

@@ -76,6 +76,18 @@ func fill(t *testing.T, s *harness.Server) {
 	}
 }
 
+// leave makes the filler so large that so much is free.
+func leave(t *testing.T, s *harness.Server, bytes int64) {
+	t.Helper()
+	var disk syscall.Statfs_t
+	must(t, syscall.Statfs(s.DataDir(), &disk))
+	info, err := os.Stat(filler(s))
+	must(t, err)
+	if more := bytes - int64(disk.Bavail)*disk.Bsize; more > 0 {
+		must(t, os.Truncate(filler(s), info.Size()-more))
+	}
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
@@ -272,18 +284,18 @@ func TestFullDiskDefragment(t *testing.T) {
 	must(t, s.StartReady())
 	c, ctx := newClient(t, s), harness.Context(t, 2*time.Minute)
 	want := putSome(t, c, ctx, 1500, 16<<10)
+	_, err := c.Defragment(ctx, s.Addr()) // There is nothing to flush afterwards.
+	must(t, err)
 	settled(t, s)
 	fillAtOnce(t, s)
 	alarmed(t, c, ctx)
-	_, err := c.Defragment(ctx, s.Addr()) // With the ballast it may succeed.
+	_, err = c.Defragment(ctx, s.Addr()) // With the ballast it may succeed.
 	if err != nil && !errors.Is(err, rpctypes.ErrNoSpace) {
 		t.Fatal(err)
 	}
 	fillAtOnce(t, s)
-	for _, free := range []int64{0, 8 << 20} { // Seen at once, and in the middle.
-		info, err := os.Stat(filler(s))
-		must(t, err)
-		must(t, os.Truncate(filler(s), info.Size()-free))
+	for _, free := range []int64{0, 8 << 20, 22 << 20} { // Seen at once, twice, and in the middle.
+		leave(t, s, free)
 		if _, err := c.Defragment(ctx, s.Addr()); !errors.Is(err, rpctypes.ErrNoSpace) {
 			t.Errorf("a Defragment with %d bytes free: %v", free, err)
 		}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A store whose disk is full for a while. This program's write() and statvfs() come before libc's,
+ * also for RocksDB: writes to files with a part in their name are refused, as often as the test
+ * wants. RocksDB only; one test waits ten seconds for its looks at the disk.
+ */
+#include "storage/db.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <sys/statvfs.h>
+
+#include "storage/test_dir.h"
+
+enum { RECORDS = 1000, ALWAYS = 1 << 20, FD_PATH_BYTES = 64, CLOCK_STEP_NS = 500 * 1000 * 1000 };
+
+/* ---- the disk ---- */
+
+static struct {
+    pthread_mutex_t lock; /* guards what follows */
+    const char *part;     /* of the names of files that can't be written; NULL: plenty of room */
+    int refusals;         /* so many writes more are refused, then there is room */
+    int looks;            /* so many looks more find nothing free, then there is room */
+    int refused;
+} disk = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void disk_fill(const char *part, int refusals, int looks)
+{
+    pthread_mutex_lock(&disk.lock);
+    disk.part = part;
+    disk.refusals = refusals;
+    disk.looks = looks;
+    disk.refused = 0;
+    pthread_mutex_unlock(&disk.lock);
+}
+
+static void disk_has_room(void)
+{
+    disk_fill(NULL, 0, 0);
+}
+
+static int disk_refused(void)
+{
+    int n;
+
+    pthread_mutex_lock(&disk.lock);
+    n = disk.refused;
+    pthread_mutex_unlock(&disk.lock);
+    return n;
+}
+
+static bool named(int fd, const char *part)
+{
+    char link[FD_PATH_BYTES], path[PATH_MAX];
+    ssize_t n;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    n = readlink(link, path, sizeof(path) - 1);
+    if (n < 0)
+        return false;
+    path[n] = 0;
+    return strstr(path, "cairn-test-") && strstr(path, part);
+}
+
+static bool refuses(int fd)
+{
+    bool yes = false;
+
+    pthread_mutex_lock(&disk.lock);
+    if (disk.part && named(fd, disk.part)) {
+        yes = true;
+        disk.refused++;
+        if (--disk.refusals == 0)
+            disk.part = NULL;
+    }
+    pthread_mutex_unlock(&disk.lock);
+    return yes;
+}
+
+static void *of_libc(const char *name)
+{
+    void *f = dlsym(RTLD_NEXT, name);
+
+    check(f);
+    return f;
+}
+
+ssize_t write(int fd, const void *data, size_t len)
+{
+    if (refuses(fd)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return ((ssize_t(*)(int, const void *, size_t))of_libc("write"))(fd, data, len);
+}
+
+/* By the name that RocksDB calls it; large files give it another one here. */
+int statvfs_of_disk(const char *path, struct statvfs *ret) __asm__("statvfs");
+int statvfs_of_disk(const char *path, struct statvfs *ret)
+{
+    int r = ((int (*)(const char *, struct statvfs *))of_libc("statvfs"))(path, ret);
+
+    pthread_mutex_lock(&disk.lock);
+    if (disk.part && disk.looks-- == 0)
+        disk.part = NULL;
+    if (disk.part)
+        ret->f_bfree = ret->f_bavail = 0;
+    pthread_mutex_unlock(&disk.lock);
+    return r;
+}
+
+/* ---- the clock, which a test may hurry ---- */
+
+static _Atomic bool hurried;
+static _Atomic uint64_t hurried_ns;
+
+uint64_t __real_clock_mono_ns(void);
+uint64_t __wrap_clock_mono_ns(void);
+uint64_t __wrap_clock_mono_ns(void)
+{
+    return hurried ? (hurried_ns += CLOCK_STEP_NS) : __real_clock_mono_ns();
+}
+
+/* ---- the store ---- */
+
+struct fixture {
+    char *dir;
+    struct db *db;
+    _Atomic int asked;
+    bool gives;
+};
+
+static void no_room(void *arg)
+{
+    struct fixture *f = arg;
+
+    f->asked++;
+    if (f->gives)
+        disk_has_room();
+}
+
+static void open_store(struct fixture *f)
+{
+    struct db_options options = {
+        .path = f->dir, .prefix_len = schema_prefix_len, .no_room = no_room, .no_room_arg = f};
+    char *error = NULL;
+
+    assert_int_equal(db_open(&f->db, &options, &error), 0);
+}
+
+static int put(struct fixture *f, unsigned i)
+{
+    char key[16];
+    struct db_batch *b = db_batch_new();
+    int r;
+
+    snprintf(key, sizeof(key), "hkey%05u", i);
+    db_batch_put(b, bytes_str(key), bytes_str(key));
+    r = db_write(f->db, b);
+    db_batch_free(b);
+    return r;
+}
+
+static void put_all(struct fixture *f)
+{
+    for (unsigned i = 0; i < RECORDS; i++)
+        assert_int_equal(put(f, i), 0);
+}
+
+static void must_have_all(struct fixture *f)
+{
+    for (unsigned i = 0; i < RECORDS; i++) {
+        char key[16];
+        struct db_value v = {0};
+        snprintf(key, sizeof(key), "hkey%05u", i);
+        assert_int_equal(db_get(f->db, NULL, bytes_str(key), &v), 0);
+        assert_int_equal(bytes_compare(v.bytes, bytes_str(key)), 0);
+        db_value_release(&v);
+    }
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = mem_new(struct fixture);
+
+    f->dir = test_dir_new();
+    open_store(f);
+    put_all(f);
+    assert_int_equal(db_flush(f->db), 0);
+    put_all(f);
+    *state = f;
+    return 0;
+}
+
+/* What was written is there, and durable. */
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    hurried = false;
+    disk_has_room();
+    must_have_all(f);
+    db_close(f->db);
+    open_store(f);
+    must_have_all(f);
+    db_close(f->db);
+    test_dir_remove(f->dir);
+    free(f);
+    return 0;
+}
+
+/* ---- tests ---- */
+
+static void test_flush(void **state)
+{
+    struct fixture *f = *state;
+
+    disk_fill(".sst", 1, ALWAYS);
+    assert_int_equal(db_flush(f->db), 0);
+    assert_int_equal(f->asked, 1);
+    assert_int_equal(disk_refused(), 1);
+}
+
+static void test_manifest(void **state)
+{
+    struct fixture *f = *state;
+
+    disk_fill("/MANIFEST-", 1, ALWAYS);
+    assert_int_equal(db_flush(f->db), 0);
+    assert_int_equal(f->asked, 1);
+    assert_int_equal(put(f, 1), 0);
+    assert_int_equal(db_compact(f->db, NULL, NULL), 0);
+}
+
+/* Room is given up for it. */
+static void test_write(void **state)
+{
+    struct fixture *f = *state;
+
+    f->gives = true;
+    disk_fill("/MANIFEST-", ALWAYS, ALWAYS);
+    assert_int_equal(db_compact(f->db, NULL, NULL), -ENOSPC);
+    assert_int_equal(f->asked, 0);
+    assert_int_equal(put(f, 1), 0);
+    assert_int_equal(f->asked, 1);
+    assert_int_equal(db_flush(f->db), 0);
+    assert_int_equal(f->asked, 1);
+}
+
+/* What a compaction lacks, nobody waits for. */
+static void test_compaction(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(db_flush(f->db), 0);
+    disk_fill(".sst", ALWAYS, ALWAYS);
+    assert_int_equal(db_compact(f->db, NULL, NULL), -ENOSPC);
+    assert_int_equal(put(f, 1), 0);
+    assert_int_equal(f->asked, 0);
+    disk_has_room();
+    assert_int_equal(db_flush(f->db), 0);
+}
+
+/* The disk stays full: everything says so in the end, and can still be read. Nothing is written to
+ * RocksDB's own log meanwhile, whose failure would end the process. */
+static void test_for_good(void **state)
+{
+    struct fixture *f = *state;
+
+    hurried_ns = __real_clock_mono_ns();
+    hurried = true;
+    disk_fill("/", ALWAYS, ALWAYS);
+    assert_int_equal(db_flush(f->db), -ENOSPC);
+    assert_int_equal(put(f, 1), -ENOSPC);
+    assert_int_equal(db_flush(f->db), -ENOSPC);
+    must_have_all(f);
+    hurried = false;
+    disk_fill("/", ALWAYS, 1); /* RocksDB looks in vain once more; five seconds on not */
+    assert_int_equal(put(f, 1), 0);
+    assert_int_equal(db_flush(f->db), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_flush, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_manifest, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_write, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_compaction, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_for_good, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
