@@ -122,8 +122,9 @@ struct raft {
     } reads;
     struct raft_u64s reads_lost;
 
-    /* the leader relies on our having entries up to here, and we don't; 0 = all is well */
+    /* the leader of that term relies on our having entries up to there, and we don't; 0 = none */
     uint64_t lost_tail_index;
+    uint64_t lost_tail_term;
 
     /* What the next ready hands out. */
     struct raft_messages messages;

@@ -215,10 +215,15 @@ static void describe_state(struct buf *b, const struct raft_ready *rd, const cha
     if (rd->soft_changed)
         buf_printf(b, "%sis %s, leader %llu\n", indent, describe_role(rd->role),
                    (unsigned long long)rd->leader);
-    if (rd->hard_state_changed)
-        buf_printf(b, "%sterm %llu vote %llu commit %llu%s\n", indent,
+    if (rd->hard_state_changed) {
+        buf_printf(b, "%sterm %llu vote %llu commit %llu", indent,
                    (unsigned long long)rd->hard_state.term, (unsigned long long)rd->hard_state.vote,
-                   (unsigned long long)rd->hard_state.commit, rd->must_sync ? "" : " (no sync)");
+                   (unsigned long long)rd->hard_state.commit);
+        if (rd->hard_state.lost_tail_index > 0)
+            describe_position(b, "lost tail", rd->hard_state.lost_tail_term,
+                              rd->hard_state.lost_tail_index);
+        buf_append_str(b, rd->must_sync ? "\n" : " (no sync)\n");
+    }
     if (rd->snapshot) {
         buf_printf(b, "%sinstall snapshot %llu/%llu ", indent,
                    (unsigned long long)rd->snapshot->term, (unsigned long long)rd->snapshot->index);

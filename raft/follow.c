@@ -9,6 +9,29 @@
  *   (F3) a leader that counts on entries we don't have proves that our log was lost: until they are
  *        here again we neither vote nor campaign, because we could elect a leader without entries
  *        that were committed thanks to us.
+ *   (F4) what (F3) has proved outlives a restart: the hard state has the mark, and goes to the disk
+ *        before anything that is sent behind it.
+ *   (F5) the leader that counts on what we lost hears no rejection: it never goes below what it
+ *        counts on, so it would answer each at once with the append that was rejected, for ever.
+ *        The leader of the next term starts from nothing.
+ *   (F6) the entries are here again when one of a later term is committed here, at or behind the
+ *        mark. Its leader was elected without us, by a majority that has all that was committed
+ *        with our help, and we have what stands before its entry. The mark alone would not do: the
+ *        heartbeat names only what was committed then, and more may be, by what we acknowledged.
+ *        Or a snapshot behind the mark comes from the leader that counts on us: it sends one only
+ *        where it has none of the entries behind that any more.
+ *
+ * The mark and the disk. The heartbeat that proves the loss is not answered; it brings a ready with
+ * the mark, which must be synced. The entries and the commit index that end it are written before
+ * or in the hard state that has no mark any more, and are synced with it. So a crash leaves
+ *
+ *   no mark, old log       the heartbeat was not heard: the leader's next one proves the loss again
+ *   the mark               neither vote nor campaign, also if the entries are here: a leader must
+ *                          say again that they are committed
+ *   no mark, all entries   as if nothing had been
+ *
+ * Before a leader has spoken to an older copy there is no mark, nor can there be: the operator who
+ * puts one back must know that.
  *
  * Thread: the raft thread.
  */
@@ -16,7 +39,10 @@
 
 bool follow_lost_tail(const struct raft *r)
 {
-    return r->lost_tail_index > r->log.committed;
+    uint64_t committed = r->log.committed, term;
+    if (r->lost_tail_index == 0 || committed < r->lost_tail_index)
+        return r->lost_tail_index > 0;
+    return !raft_log_term(&r->log, committed, &term) || term <= r->lost_tail_term;     /* (F6) */
 }
 
 static void acknowledge(struct raft *r, uint64_t to, uint64_t index)
@@ -53,6 +79,8 @@ int follow_handle_append(struct raft *r, const struct raft_message *m)
         return 0;
     }
     if (!raft_log_matches(l, m->index, m->log_term)) {
+        if (follow_lost_tail(r) && r->lost_tail_term == r->term)                   /* (F5) */
+            return RAFT_E_LOST_TAIL;
         reject(r, m);
         return 0;
     }
@@ -77,6 +105,7 @@ int follow_handle_heartbeat(struct raft *r, const struct raft_message *m)
     if (m->commit > raft_log_last(&r->log)) {                                      /* (F3) */
         if (r->lost_tail_index < m->commit)
             r->lost_tail_index = m->commit;
+        r->lost_tail_term = r->term;
         return RAFT_E_LOST_TAIL;
     }
     raft_log_commit(&r->log, m->commit);

@@ -346,6 +346,8 @@ static void restore(struct raft *r, const struct raft_config *c)
     r->log.applied = r->log.applying = c->applied;
     r->term = c->hard_state.term;
     r->vote = c->hard_state.vote;
+    r->lost_tail_index = c->hard_state.lost_tail_index;
+    r->lost_tail_term = c->hard_state.lost_tail_term;
     r->hard_state_handed = c->hard_state;
     const struct raft_ids none = {0};
     const struct raft_conf_state empty = {0};

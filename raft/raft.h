@@ -135,7 +135,8 @@ struct raft_ready {
     enum raft_role role;
     uint64_t leader;                      /* 0 = none known */
 
-    bool must_sync;                       /* entries, a snapshot, or a change of term or vote */
+    /* entries, a snapshot, or a change of term, vote or lost tail */
+    bool must_sync;
     bool hard_state_changed;
     struct raft_hard_state hard_state;
     const struct raft_snapshot *snapshot; /* NULL = none: install before entries */

@@ -15,14 +15,25 @@
  */
 #include "raft/core.h"
 
+static bool lost_tail_equal(const struct raft_hard_state *a, const struct raft_hard_state *b)
+{
+    return a->lost_tail_index == b->lost_tail_index && a->lost_tail_term == b->lost_tail_term;
+}
+
 static bool hard_state_equal(const struct raft_hard_state *a, const struct raft_hard_state *b)
 {
-    return a->term == b->term && a->vote == b->vote && a->commit == b->commit;
+    return a->term == b->term && a->vote == b->vote && a->commit == b->commit &&
+           lost_tail_equal(a, b);
 }
 
 static struct raft_hard_state hard_state(const struct raft *r)
 {
-    return (struct raft_hard_state){r->term, r->vote, r->log.committed};
+    struct raft_hard_state hs = {.term = r->term, .vote = r->vote, .commit = r->log.committed};
+    if (follow_lost_tail(r)) {
+        hs.lost_tail_index = r->lost_tail_index;
+        hs.lost_tail_term = r->lost_tail_term;
+    }
+    return hs;
 }
 
 static bool new_self_ack(const struct raft *r)
@@ -77,7 +88,7 @@ void raft_ready(struct raft *r, struct raft_ready *ret)
     ret->n_committed = raft_log_to_apply(&r->log, &ret->committed);
     r->handing_out_applying = r->log.applying + ret->n_committed;
     ret->must_sync = ret->n_entries > 0 || ret->snapshot || hs.term != r->hard_state_handed.term
-        || hs.vote != r->hard_state_handed.vote;
+        || hs.vote != r->hard_state_handed.vote || !lost_tail_equal(&hs, &r->hard_state_handed);
 }
 
 static void drop_messages(struct raft *r)

@@ -62,6 +62,8 @@ static bool restore(struct raft *r, const struct raft_snapshot *s)
         return false;
     }
     raft_pin_messages(r);
+    if (r->term == r->lost_tail_term && s->index > r->lost_tail_index)     /* follow.c (F6) */
+        r->lost_tail_index = r->lost_tail_term = 0;
     raft_log_restore(&r->log, s);
     struct raft_ids all = {0};
     for (size_t i = 0; i < r->members.len; i++)

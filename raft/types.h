@@ -25,6 +25,10 @@ struct raft_hard_state {
     uint64_t term;
     uint64_t vote;                   /* 0 = none */
     uint64_t commit;
+    /* the leader of that term counts on entries up to there, which we have lost; 0 = all is well:
+     * follow.c */
+    uint64_t lost_tail_index;
+    uint64_t lost_tail_term;
 };
 
 struct raft_ids {

@@ -142,7 +142,7 @@ static int check_continuity(const struct bootstrap *b)
 
 /* A hard state is written behind the entries of its term and its commit is synced lazily, so both
  * may lag behind what else survived. What is applied was committed; in a term whose hard state was
- * lost nothing was promised, because the sync had not come back. */
+ * lost nothing was promised, because the sync had not come back. A lost tail stays marked. */
 static void raise_hard_state(struct bootstrap *b)
 {
     struct wal_recovery *rec = &b->recovery;
@@ -152,8 +152,10 @@ static void raise_hard_state(struct bootstrap *b)
 
     if (hs->commit < b->applied)
         hs->commit = b->applied;
-    if (hs->term < term)
-        *hs = (struct raft_hard_state){.term = term, .commit = hs->commit};
+    if (hs->term < term) {
+        hs->term = term;
+        hs->vote = 0;
+    }
 }
 
 /* The log goes on from a snapshot that the database has not taken yet. */
@@ -166,6 +168,20 @@ static int take_snapshot(struct bootstrap *b, const struct bootstrap_options *o)
         return 0;
     r = snapshots_recover(o->store, o->dir->snap, rec->snapshot_index, rec->snapshot_term);
     return r == 0 ? store_applied(o->store->db, NULL, &b->applied, &b->applied_term) : r;
+}
+
+static void log_restart(const struct bootstrap *b)
+{
+    const struct raft_hard_state *hs = &b->recovery.hard_state;
+
+    log_info("restarting local member", LOG_ID("cluster-id", b->cluster_id),
+             LOG_ID("local-member-id", b->member_id), LOG_U64("commit-index", hs->commit),
+             LOG_U64("applied-index", b->applied));
+    if (hs->lost_tail_index > 0)
+        log_error("this member's log has lost entries that it acknowledged; it does not vote until "
+                  "they are here again. Replace it if its disk or data directory is an old copy",
+                  LOG_ID("local-member-id", b->member_id),
+                  LOG_U64("acknowledged-index", hs->lost_tail_index));
 }
 
 static int restart(struct bootstrap *b, const struct bootstrap_options *o)
@@ -182,10 +198,7 @@ static int restart(struct bootstrap *b, const struct bootstrap_options *o)
     if (r == 0 && o->config->force_new_cluster)
         return bootstrap_force(b, o);
     if (r == 0)
-        log_info("restarting local member", LOG_ID("cluster-id", b->cluster_id),
-                 LOG_ID("local-member-id", b->member_id),
-                 LOG_U64("commit-index", b->recovery.hard_state.commit),
-                 LOG_U64("applied-index", b->applied));
+        log_restart(b);
     return r;
 }
 

@@ -5,7 +5,9 @@
  *
  *   - entries that are not known to be committed are dropped;
  *   - configuration entries follow, committed already, at the log's term: this member is added if
- *     it is none, and every other one is removed, ascending by id.
+ *     it is none, and every other one is removed, ascending by id;
+ *   - the mark of a lost tail goes: what was lost is lost for good now, and nobody else would ever
+ *     bring it, so a marked member could not elect itself.
  *
  * A learner that is left would remove the last voter; it is promoted first. (etcd's panics there.)
  * The cluster keeps its id; those who were removed stay so.
@@ -160,6 +162,7 @@ int bootstrap_force(struct bootstrap *b, const struct bootstrap_options *o)
     struct ids ids = {0};
     int r;
 
+    script.hard_state.lost_tail_index = script.hard_state.lost_tail_term = 0;
     drop_uncommitted(&b->recovery);
     r = collect_ids(b, o->store->members, &ids);
     if (r == 0) {

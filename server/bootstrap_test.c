@@ -150,21 +150,27 @@ static int begin(struct fixture *x, const char *flags, const struct answer *answ
 }
 
 /* Refused, with that as the last reason in the log. */
+static void expect_logged(struct fixture *x, const char *text)
+{
+    char line[4096] = "", last[4096] = "";
+    FILE *f = fopen(x->log, "r");
+
+    while (fgets(line, sizeof(line), f))
+        memcpy(last, line, sizeof(last));
+    fclose(f);
+    if (!strstr(last, text))
+        fail_msg("%s", last);
+}
+
 static void expect_refused(struct fixture *x, const char *flags, const struct answer *answers,
                            const char *error)
 {
     _cleanup_(buf_deinit) struct buf quoted = BUF_NULL;
-    char line[4096] = "", last[4096] = "";
 
     assert_int_equal(begin(x, flags, answers), 1);
-    FILE *f = fopen(x->log, "r");
-    while (fgets(line, sizeof(line), f))
-        memcpy(last, line, sizeof(last));
-    fclose(f);
     buf_append_str(&quoted, "\"error\":\"");
     buf_append_str(&quoted, error);
-    if (!strstr(last, buf_cstr(&quoted)))
-        fail_msg("%s", last);
+    expect_logged(x, buf_cstr(&quoted));
 }
 
 #define TWO                                                                                        \
@@ -663,6 +669,82 @@ static void test_force_self(void **state)
     }
 }
 
+/* Changes that this version does not know, joint ones above all: there would be members left that
+ * nobody removes. */
+static void test_force_refused(void **state)
+{
+    static const struct {
+        enum raft_entry_type type;
+        struct bytes data;
+    } cases[] = {
+        /* leaves a joint one, adds 5, is none */
+        {RAFT_ENTRY_CONF_CHANGE_V2, BYTES_LIT("")},
+        {RAFT_ENTRY_CONF_CHANGE_V2, BYTES_LIT("\x12\x04\x08\x00\x10\x05")},
+        {RAFT_ENTRY_CONF_CHANGE, BYTES_LIT("\xff")},
+    };
+    struct fixture *x = *state;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct raft_hard_state hs = {.term = 3, .vote = 1, .commit = 3};
+        struct raft_entry entry = {
+            .term = 3, .index = 3, .type = cases[i].type, .data = blob_copy(cases[i].data)};
+        assert_int_equal(begin(x, A, NULL), 0);
+        assert_int_equal(wal_append(x->b.wal, &hs, &entry, 1), 0);
+        assert_int_equal(wal_sync(x->b.wal), 0);
+        blob_unref(entry.data);
+        expect_refused(x, A " --force-new-cluster", NULL,
+                       "the configuration entry at index 3 is not readable");
+        assert_int_equal(begin(x, A, NULL), 0); /* nothing was changed */
+        assert_int_equal(x->b.recovery.n_entries, 3);
+        assert_true(x->b.recovery.hard_state.commit == 3);
+        start_anew(x);
+    }
+}
+
+/* ---- a snapshot that was accepted and is gone ---- */
+
+static void test_snapshot_gone(void **state)
+{
+    struct fixture *x = *state;
+    struct raft_hard_state hs = {.term = 7, .commit = 500};
+
+    assert_int_equal(begin(x, A, NULL), 0);
+    assert_int_equal(wal_append_snapshot(x->b.wal, 500, 7), 0);
+    assert_int_equal(wal_append(x->b.wal, &hs, NULL, 0), 0);
+    assert_int_equal(wal_sync(x->b.wal), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(begin(x, A, NULL), 1);
+        expect_logged(x, "the raft log continues a snapshot that is not here");
+    }
+}
+
+/* ---- a lost tail ---- */
+
+/* The mark stays over restarts, also where the term is raised behind the hard state; a member that
+ * goes on alone has none. */
+static void test_lost_tail(void **state)
+{
+    struct fixture *x = *state;
+    struct raft_hard_state hs = {
+        .term = 2, .vote = 1, .commit = 2, .lost_tail_index = 9, .lost_tail_term = 2};
+    struct raft_entry e = {.term = 3, .index = 3};
+
+    assert_int_equal(begin(x, A, NULL), 0);
+    assert_int_equal(x->b.recovery.hard_state.lost_tail_index, 0);
+    assert_int_equal(wal_append(x->b.wal, &hs, NULL, 0), 0);
+    assert_int_equal(begin(x, A, NULL), 0);
+    assert_int_equal(x->b.recovery.hard_state.lost_tail_index, 9);
+    expect_logged(x, "has lost entries that it acknowledged");
+    assert_int_equal(wal_append(x->b.wal, NULL, &e, 1), 0);
+    assert_int_equal(begin(x, A, NULL), 0);
+    assert_int_equal(x->b.recovery.hard_state.term, 3);
+    assert_int_equal(x->b.recovery.hard_state.lost_tail_index, 9);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(begin(x, i == 0 ? A " --force-new-cluster" : A, NULL), 0);
+        assert_int_equal(x->b.recovery.hard_state.lost_tail_index, 0);
+    }
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -672,7 +754,8 @@ int main(void)
         T(test_already_started), T(test_new_refused),       T(test_join),
         T(test_join_again),      T(test_join_without_data), T(test_join_by_names),
         T(test_join_refused),    T(test_join_versions),     T(test_join_learners),
-        T(test_force),           T(test_force_self),
+        T(test_force),           T(test_force_self),        T(test_lost_tail),
+        T(test_force_refused),   T(test_snapshot_gone),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,7 +39,7 @@ static void make_log(const char *dir)
     append(w, 2, 2, RAFT_ENTRY_NORMAL, "ab");
     append(w, 3, 2, RAFT_ENTRY_NORMAL, "");
     append(w, 4, 2, RAFT_ENTRY_CONF_CHANGE_V2, "\xff\xfe\xfd");
-    struct raft_hard_state hs = {.term = 2, .vote = 1, .commit = 3};
+    struct raft_hard_state hs = {.term = 2, .vote = 1, .commit = 3, .lost_tail_index = 9};
     assert_int_equal(wal_append(w, &hs, NULL, 0), 0);
     wal_close(w);
 }

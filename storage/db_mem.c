@@ -770,3 +770,32 @@ int db_remove(const char *path)
     int r = file_remove(name);
     return r == -ENOENT || r == -ENOTDIR ? 0 : r;
 }
+
+static void node_copy(struct db *to, const struct node *n)
+{
+    size_t len = n->key.len + n->value.len;
+    struct op *op = mem_alloc(sizeof(*op) + len);
+    *op = (struct op){.deleted = n->deleted, .key_len = n->key.len, .value_len = n->value.len};
+    memcpy(op->data, n->memory, len);
+    list_add(to, op, n->seq);
+    free(op);
+}
+
+void db_mem_copy(const struct db *db, const char *path, uint64_t random)
+{
+    struct db *copy = store_new();
+    copy->path = mem_strdup(path);
+    copy->seq = copy->flushed_seq = db->flushed_seq + random % (db->seq - db->flushed_seq + 1);
+    for (const struct node *n = db->head->next[0]; n; n = n->next[0])
+        if (n->seq <= copy->seq)
+            node_copy(copy, n);
+    db_close(copy);
+}
+
+void db_mem_move(const char *from, const char *to)
+{
+    struct db *db = disk_take(from);
+    db_mem_wipe(to);
+    if (db)
+        disk_rename(db, to);
+}

@@ -14,5 +14,9 @@ void db_mem_forget(void);
  * at some moment since its last flush, for it may flush when it likes; random chooses the
  * moment. */
 void db_mem_crash(struct db *db, uint64_t random);
+/* A closed store at path, as db_mem_crash() would leave db, which stays open. */
+void db_mem_copy(const struct db *db, const char *path, uint64_t random);
+/* A closed store gets another path, in the place of those whose paths begin so. */
+void db_mem_move(const char *from, const char *to);
 /* Forgets the closed stores whose paths begin so. */
 void db_mem_wipe(const char *prefix);

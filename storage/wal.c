@@ -320,11 +320,10 @@ static int put_hard_state(struct wal *w, const struct raft_hard_state *hs)
 {
     check(hs->commit <= w->last_index);
     uint8_t *p;
-    int r = frame_begin(w, WAL_HARD_STATE_BYTES, &p);
+    int r = frame_begin(w, WAL_HARD_STATE_BYTES_MAX, &p);
     if (r < 0)
         return r;
-    wal_hard_state_put(p, hs);
-    frame_seal(w, WAL_TYPE_HARD_STATE, 0, WAL_HARD_STATE_BYTES);
+    frame_seal(w, WAL_TYPE_HARD_STATE, 0, wal_hard_state_put(p, hs));
     w->hard_state = *hs;
     return 0;
 }

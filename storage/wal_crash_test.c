@@ -126,6 +126,7 @@ static bool state_matches(const struct model *m, const struct wal_recovery *rec)
 {
     const struct raft_hard_state *a = &m->hard_state, *b = &rec->hard_state;
     return a->term == b->term && a->vote == b->vote && a->commit == b->commit &&
+           a->lost_tail_index == b->lost_tail_index && a->lost_tail_term == b->lost_tail_term &&
            m->snapshot_index == rec->snapshot_index && entries_match(m, rec);
 }
 
@@ -223,6 +224,8 @@ static int step_append(void)
     struct op hs = {.kind = OP_HARD_STATE,
                     .hard_state = {.term = walk.term, .vote = below(4), .commit = commit}};
     bool with_state = chance(60);
+    if (chance(20))
+        hs.hard_state.lost_tail_index = 1 + below(1000), hs.hard_state.lost_tail_term = below(9);
     if (with_state) {
         if (walk.now.last_index > commit)
             hs.hard_state.commit += below(walk.now.last_index - commit + 1);

@@ -99,14 +99,16 @@ void wal_header_put(uint8_t *p, const struct wal_header *h)
     u32_be_put(p + 12, h->salt);
     u32_be_put(p + 16, h->chain);
     u32_be_put(p + 20, 0);
-    const uint64_t fields[] = {h->cluster_id,        h->member_id,       h->seq,
-                               h->file_bytes,        h->first_index,     h->last_index,
-                               h->last_term,         h->hard_state.term, h->hard_state.vote,
-                               h->hard_state.commit, h->snapshot_index,  h->snapshot_term};
+    const struct raft_hard_state *hs = &h->hard_state;
+    const uint64_t fields[] = {h->cluster_id,       h->member_id,      h->seq,
+                               h->file_bytes,       h->first_index,    h->last_index,
+                               h->last_term,        hs->term,          hs->vote,
+                               hs->commit,          h->snapshot_index, h->snapshot_term,
+                               hs->lost_tail_index, hs->lost_tail_term};
     size_t at = 24;
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++, at += 8)
         u64_be_put(p + at, fields[i]);
-    memset(p + at, 0, WAL_HEADER_BYTES - at);
+    check(at == WAL_HEADER_BYTES);
 }
 
 bool wal_header_get(struct bytes payload, struct wal_header *ret)
@@ -127,7 +129,9 @@ bool wal_header_get(struct bytes payload, struct wal_header *ret)
         .last_term = u64_be_get(p + 72),
         .hard_state = {.term = u64_be_get(p + 80),
                        .vote = u64_be_get(p + 88),
-                       .commit = u64_be_get(p + 96)},
+                       .commit = u64_be_get(p + 96),
+                       .lost_tail_index = u64_be_get(p + 120),
+                       .lost_tail_term = u64_be_get(p + 128)},
         .snapshot_index = u64_be_get(p + 104),
         .snapshot_term = u64_be_get(p + 112),
     };
@@ -172,22 +176,31 @@ bool wal_entry_get(const struct wal_frame *f, struct raft_entry *ret, struct byt
     return ret->index > 0;
 }
 
-void wal_hard_state_put(uint8_t *p, const struct raft_hard_state *hs)
+size_t wal_hard_state_put(uint8_t *p, const struct raft_hard_state *hs)
 {
     u64_be_put(p, hs->term);
     u64_be_put(p + 8, hs->vote);
     u64_be_put(p + 16, hs->commit);
+    if (hs->lost_tail_index == 0)
+        return WAL_HARD_STATE_BYTES;
+    u64_be_put(p + 24, hs->lost_tail_index);
+    u64_be_put(p + 32, hs->lost_tail_term);
+    return WAL_HARD_STATE_BYTES_MAX;
 }
 
 bool wal_hard_state_get(struct bytes payload, struct raft_hard_state *ret)
 {
-    if (payload.len != WAL_HARD_STATE_BYTES)
+    if (payload.len != WAL_HARD_STATE_BYTES && payload.len != WAL_HARD_STATE_BYTES_MAX)
         return false;
     *ret = (struct raft_hard_state){
         .term = u64_be_get(payload.data),
         .vote = u64_be_get(payload.data + 8),
         .commit = u64_be_get(payload.data + 16),
     };
+    if (payload.len == WAL_HARD_STATE_BYTES_MAX) {
+        ret->lost_tail_index = u64_be_get(payload.data + 24);
+        ret->lost_tail_term = u64_be_get(payload.data + 32);
+    }
     return true;
 }
 

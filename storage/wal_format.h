@@ -11,7 +11,7 @@ enum wal_type {
     WAL_TYPE_SEGMENT = 1,    /* first frame of each file: struct wal_header */
     WAL_TYPE_OPEN = 2,       /* a process opened the log here; no payload */
     WAL_TYPE_ENTRY = 3,      /* index, term, data; the entry's type is in the frame's subtype */
-    WAL_TYPE_HARD_STATE = 4, /* term, vote, commit */
+    WAL_TYPE_HARD_STATE = 4, /* term, vote, commit; then the lost tail, if there is one */
     WAL_TYPE_SNAPSHOT = 5,   /* index, term */
 };
 
@@ -21,6 +21,7 @@ enum {
     WAL_BLOCK_BYTES = 4096, /* unit of writing; file sizes are multiples of it */
     WAL_ENTRY_HEAD_BYTES = 16,
     WAL_HARD_STATE_BYTES = 24,
+    WAL_HARD_STATE_BYTES_MAX = 40, /* with a lost tail */
     WAL_SNAPSHOT_BYTES = 16,
     WAL_HEADER_BYTES = 136,
     WAL_VERSION = 1,
@@ -75,7 +76,8 @@ bool wal_header_parse(struct bytes block, struct wal_frame *ret_frame, struct wa
 void wal_entry_head_put(uint8_t *p, const struct raft_entry *e);
 /* ret->data stays NULL. */
 bool wal_entry_get(const struct wal_frame *f, struct raft_entry *ret, struct bytes *ret_data);
-void wal_hard_state_put(uint8_t *p, const struct raft_hard_state *hs);
+/* WAL_HARD_STATE_BYTES_MAX at p; the payload's length is returned. */
+size_t wal_hard_state_put(uint8_t *p, const struct raft_hard_state *hs);
 bool wal_hard_state_get(struct bytes payload, struct raft_hard_state *ret);
 void wal_snapshot_put(uint8_t *p, uint64_t index, uint64_t term);
 bool wal_snapshot_get(struct bytes payload, uint64_t *ret_index, uint64_t *ret_term);

@@ -416,9 +416,12 @@ static void do_disk(struct cluster *c, const struct words *ws, struct buf *out)
     struct node *n = cluster_node(c, number(ws, 1));
     if (!n)
         return;
-    buf_printf(out, "term %llu vote %llu commit %llu, log after %llu/%llu:",
-               (unsigned long long)n->hard_state.term, (unsigned long long)n->hard_state.vote,
-               (unsigned long long)n->hard_state.commit, (unsigned long long)n->base_term,
+    buf_printf(out, "term %llu vote %llu commit %llu", (unsigned long long)n->hard_state.term,
+               (unsigned long long)n->hard_state.vote, (unsigned long long)n->hard_state.commit);
+    if (n->hard_state.lost_tail_index > 0)
+        buf_printf(out, " lost tail %llu/%llu", (unsigned long long)n->hard_state.lost_tail_term,
+                   (unsigned long long)n->hard_state.lost_tail_index);
+    buf_printf(out, ", log after %llu/%llu:", (unsigned long long)n->base_term,
                (unsigned long long)n->base_index);
     for (size_t i = 0; i < n->entries.len; i++) {
         buf_append_str(out, " ");

@@ -29,6 +29,7 @@
 #include "tests/sim/cluster.h"
 #include "tests/sim/counters.h"
 #include "tests/sim/holders.h"
+#include "tests/sim/old_copy.h"
 #include "tests/sim/table.h"
 #include "tests/sim/truth.h"
 
@@ -284,6 +285,13 @@ void check_member_forget(struct machine *m)
         memset(terms, 0, cap * sizeof(*terms));
 }
 
+struct check_disk check_disk(const struct machine *m)
+{
+    const struct kept *s = &watched(m)->synced;
+
+    return (struct check_disk){s->hard_state.term, s->hard_state.vote, s->last_index};
+}
+
 /* The restored state against what was synced. */
 static void check_promises(const struct machine *m, const struct raft_config *c,
                            const struct kept *restored)
@@ -408,7 +416,7 @@ static bool is_majority_durable(const struct conf *c, uint64_t index, uint64_t t
     for (unsigned i = 0; i < c->len; i++) {
         const struct machine *m = world.machines[c->members[i].number];
         n += !c->members[i].learner && m && m->member_id == c->members[i].id &&
-             check_is_durable(m, index, term);
+             (check_is_durable(m, index, term) || old_copy_counted(m, index, term));
     }
     return 2 * n > cluster_voters(c);
 }

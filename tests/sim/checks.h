@@ -15,8 +15,13 @@ void checks_init(void);
 void checks_deinit(void);
 
 void check_member_died(struct machine *m);
-/* Its disk was damaged: what it promised is forgotten. */
+/* Its disk was damaged, or is an older copy: what it promised is forgotten. */
 void check_member_forget(struct machine *m);
+/* What has been synced to its log. */
+struct check_disk {
+    uint64_t term, vote, last_index;
+};
+struct check_disk check_disk(const struct machine *m);
 
 /* ---- consensus ---- */
 

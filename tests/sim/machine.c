@@ -30,6 +30,7 @@
 #include "tests/sim/holders.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
+#include "tests/sim/old_copy.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/system.h"
 #include "tests/sim/watchers.h"
@@ -182,6 +183,7 @@ static void died(struct process *p)
     stores_crash(m);
     count_death(m, met, disk_reboot(m->disk, m->killed ? m->end : DISK_KILL));
     check_member_died(m);
+    old_copy_died(m);
     end_life(m);
     nemesis_restart(m);
 }

@@ -4,7 +4,8 @@
  * after an exponential time.
  *
  * What a cluster can't survive is not done to it: bits are flipped on a minority of disks only, and
- * a member that refuses to start because of it is no more.
+ * a member that refuses to start because of it is no more. One that was put back to an older copy
+ * (old_copy.c) counts among those until it has again what it lost.
  *
  * Thread: the only one.
  */
@@ -21,6 +22,7 @@
 #include "tests/sim/counters.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/network.h"
+#include "tests/sim/old_copy.h"
 #include "tests/sim/operator.h"
 
 struct fault {
@@ -29,8 +31,7 @@ struct fault {
     void (*strike)(void);
 };
 
-/* The leader of the highest term, as its raft sees it; NULL: there is none. */
-static struct machine *leader(void)
+struct machine *nemesis_leader(void)
 {
     struct machine *found = NULL;
     uint64_t term = 0;
@@ -48,7 +49,7 @@ static struct machine *leader(void)
 /* The leader more often than another. */
 static struct machine *any_machine(void)
 {
-    struct machine *m = one_in(3) ? leader() : NULL;
+    struct machine *m = one_in(3) ? nemesis_leader() : NULL;
 
     while (!m)
         m = world.machines[between(1, world.n_machines)];
@@ -242,7 +243,7 @@ static void echo_cut(void *arg)
 
 static void strike_echo(void)
 {
-    const struct machine *l = leader(), *m = any_machine();
+    const struct machine *l = nemesis_leader(), *m = any_machine();
     uint64_t late_ns = between(world.o.election_ms, 4 * world.o.election_ms) * MILLISECOND;
 
     if (!l || l == m)
@@ -340,12 +341,14 @@ static void strike_disk_error(void)
     kernel_after(between(0, SECOND), quick_again, m);
 }
 
-static unsigned damaged(void)
+unsigned nemesis_hurt(void)
 {
     unsigned n = 0;
 
-    for (unsigned i = 1; i <= world.n_machines; i++)
-        n += world.machines[i] && world.machines[i]->damaged;
+    for (unsigned i = 1; i <= world.n_machines; i++) {
+        const struct machine *m = world.machines[i];
+        n += m && (m->damaged || old_copy_is_lost(m));
+    }
     return n;
 }
 
@@ -354,7 +357,8 @@ static void strike_flip(void)
     struct machine *m = any_machine();
     char dir[32];
 
-    if (m->damaged || m->state == MACHINE_RETIRED || 2 * (damaged() + 1) >= world.o.n_members)
+    if (m->damaged || old_copy_is_lost(m) || m->state == MACHINE_RETIRED ||
+        2 * (nemesis_hurt() + 1) >= world.o.n_members)
         return;
     machine_crash(m, DISK_KILL);
     snprintf(dir, sizeof(dir), "/%u/data/member/wal", m->number);
@@ -435,6 +439,7 @@ void nemesis_start(void)
     add("flip", o->flip_rate, strike_flip);
     add("clock", o->clock_rate, strike_clock);
     add("make room", o->make_room_rate, strike_make_room);
+    add("old copy", o->old_copy_rate, old_copy_strike);
 }
 
 void nemesis_heal(void)
@@ -442,6 +447,7 @@ void nemesis_heal(void)
     struct disk_faults quick = {.sync_ns_min = 100 * MICROSECOND, .sync_ns_max = MILLISECOND};
 
     world.o.disk = quick;
+    old_copy_heal();
     network_heal();
     network_calm();
     for (unsigned i = 1; i <= world.n_machines; i++) {

@@ -15,3 +15,8 @@ void nemesis_heal(void);
 void nemesis_install(struct machine *m);
 /* A member's process has ended, however: it is started again in a while. */
 void nemesis_restart(struct machine *m);
+
+/* The leader of the highest term, as its raft sees it; NULL: there is none. */
+struct machine *nemesis_leader(void);
+/* Members that the cluster can't count on. */
+unsigned nemesis_hurt(void);

@@ -20,6 +20,7 @@
 #include "tests/sim/checks.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/errand.h"
+#include "tests/sim/old_copy.h"
 
 #define KNOCK_NS (20 * MILLISECOND)
 #define SNAPSHOT_OVERDUE_NS (5 * SECOND)
@@ -373,7 +374,7 @@ static void send_one(struct machine *from, const struct raft_message *m)
 
     net.counts.sent++;
     check_sent(from, m);
-    if (!from->server || !is_known(from, to, m->to))
+    if (!old_copy_may_send(from, m) || !from->server || !is_known(from, to, m->to))
         return;
     if (!to || !network_reaches(from, to)) {
         failed(from, to, m->to);

@@ -173,6 +173,13 @@ static void draw_leases(struct options *o)
     o->checkpoint_ns = odds(30) ? pick(300, 2000) * MILLISECOND : 0;
 }
 
+/* Only where the members stay the same (see old_copy.c). */
+static void draw_old_copies(struct options *o)
+{
+    o->old_copy_rate = o->member_rate == 0 ? rate(60, 1500) : 0;
+    o->old_copy_ns_max = pick_log(10 * MILLISECOND, 3 * SECOND);
+}
+
 void options_draw(struct options *o, uint64_t seed)
 {
     rng_init(&rng, seed);
@@ -183,4 +190,5 @@ void options_draw(struct options *o, uint64_t seed)
     draw_clients(o);
     draw_watches(o);
     draw_leases(o);
+    draw_old_copies(o);
 }

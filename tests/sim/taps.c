@@ -17,6 +17,7 @@
 #include "tests/sim/counters.h"
 #include "tests/sim/holders.h"
 #include "tests/sim/nemesis.h"
+#include "tests/sim/old_copy.h"
 
 /* They are declared nowhere: the linker makes the names. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -54,9 +55,11 @@ int __wrap_raft_step(struct raft *r, const struct raft_input *in)
 {
     struct machine *m = machine_current();
 
+    old_copy_before_step(m);
     check_raft_step(m, in);
     int outcome = __real_raft_step(r, in);
     check_raft_stepped(m, in);
+    old_copy_stepped(m);
     return outcome;
 }
 
@@ -64,6 +67,7 @@ void __wrap_raft_ready(struct raft *r, struct raft_ready *ret)
 {
     __real_raft_ready(r, ret);
     check_raft_ready(machine_current(), ret);
+    old_copy_ready(machine_current());
 }
 
 /* ---- the log ---- */

@@ -20,6 +20,7 @@
 #include "tests/sim/machine.h"
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
+#include "tests/sim/old_copy.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/proof.h"
 #include "tests/sim/system.h"
@@ -83,6 +84,7 @@ static void begin(const struct world_settings *settings)
     watchers_init();
     holders_init();
     operator_init();
+    old_copy_init();
 }
 
 static void end(void)

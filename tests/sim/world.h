@@ -78,6 +78,8 @@ struct options {
     uint32_t member_rate, transfer_rate, make_room_rate;
     uint32_t install_ppm; /* of snapshots whose installation meets a crash */
     uint64_t down_ns_max, pause_ns_max, partition_ns_max;
+    uint32_t old_copy_rate;
+    uint64_t old_copy_ns_max; /* how old */
 
     /* Clients: shares of a hundred. */
     uint8_t share_put, share_delete, share_txn, share_range, share_serializable, share_compact;
