@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The front door, on real loopback sockets, turn by turn with the clock in the test's hand. */
+/* The front door, on real loopback sockets, turn by turn with the clock in the test's hand; the
+ * linker lets it count the lines of the log. */
 #include "api/listener.h"
 
 #include <arpa/inet.h>
@@ -20,6 +21,7 @@
 #include <cmocka.h>
 
 #include "api/conn_limit.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 enum { HANDED_MAX = 64, TURN_MS = 2000 };
@@ -35,6 +37,24 @@ struct fixture {
     int grpc[HANDED_MAX], http[HANDED_MAX], metrics[HANDED_MAX];
     size_t n_grpc, n_http, n_metrics;
 };
+
+/* Lines of the log, and what the last one says that was left out before it. */
+static uint64_t n_lines, n_suppressed;
+
+void __real_log_line(enum log_level level, const char *file, int line, const char *msg,
+                     const struct log_field *fields);
+void __wrap_log_line(enum log_level level, const char *file, int line, const char *msg,
+                     const struct log_field *fields);
+void __wrap_log_line(enum log_level level, const char *file, int line, const char *msg,
+                     const struct log_field *fields)
+{
+    n_lines++;
+    for (const struct log_field *f = fields; f && f->key; f++) {
+        if (strcmp(f->key, "suppressed") == 0)
+            n_suppressed = f->u64;
+    }
+    __real_log_line(level, file, line, msg, fields);
+}
 
 static void take_grpc(void *arg, int fd)
 {
@@ -277,6 +297,32 @@ static void test_connection_limits(void **state)
     fixture_close(&f);
 }
 
+/* Of connections that are refused, a line a second; the next one counts those left out. */
+static void test_log_is_bounded(void **state)
+{
+    enum { REFUSED = 40 };
+    struct fixture f = {.limits = {1, 100, 100}};
+    int fds[REFUSED + 1];
+
+    fixture_open(&f, "http://127.0.0.1:0", NULL, NULL);
+    fds[0] = dial(&f, 0);
+    say(fds[0], "GET", 3);
+    while (f.n_http < 1)
+        turn(&f);
+    n_lines = 0;
+    for (uint64_t i = 1; i <= REFUSED; i++) {
+        f.now_ms += 50; /* two seconds in all */
+        fds[i] = dial(&f, 0);
+        while (stats(&f).refused < i)
+            turn(&f);
+        close(fds[i]);
+    }
+    assert_int_equal(n_lines, 2);
+    assert_int_equal(n_suppressed, 1000 / 50 - 1);
+    close(fds[0]);
+    fixture_close(&f);
+}
+
 static void test_conn_limit_per_address(void **state)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x0a000001)};
@@ -444,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_pending_limit_drops_the_oldest),
         cmocka_unit_test(test_connection_limits),
+        cmocka_unit_test(test_log_is_bounded),
         cmocka_unit_test(test_conn_limit_per_address),
         cmocka_unit_test(test_http_split_off),
         cmocka_unit_test(test_descriptors_run_out),

@@ -536,6 +536,42 @@ static void test_snapshot_slow(void **state)
     assert_int_equal(c->snapshots, 1);
 }
 
+static void step_without_install(struct cluster *c, size_t i)
+{
+    step_without_apply(c, i);
+    snapshots_turn(server_at(c, i)->snapshots);
+}
+
+/* A second snapshot is accepted before the first one is installed: both are there when apply comes
+ * to them, in order (etcd's second one took the first one's file away: 18055). */
+static void test_two_snapshots_at_once(void **state)
+{
+    struct cluster *c = *state;
+    size_t leader = cluster_leader(c), i = other(c, leader);
+    struct server_state *lagging = &server_at(c, i)->state;
+    uint64_t before = atomic_load(&lagging->applied);
+
+    for (unsigned n = 1; n <= 2; n++) {
+        c->peers[i].up = false; /* it stands still, until nothing is kept for it any more */
+        cluster_run(c, SEND_KEEP_MS);
+        cluster_puts(c, leader, MANY);
+        c->peers[i].up = true;
+        uint64_t first = atomic_load(&lagging->committed);
+        for (int step = 0; atomic_load(&lagging->committed) < first + MANY; step++) {
+            assert_in_range(step, 0, CLUSTER_STEPS_MAX);
+            step_without_install(c, i);
+        }
+        assert_int_equal(c->snapshots, n);
+        assert_int_equal(atomic_load(&lagging->applied), before);
+    }
+    cluster_settle(c);
+    cluster_puts(c, i, 3);
+    cluster_close(c, i);
+    cluster_open(c, i);
+    cluster_settle(c);
+    assert_int_equal(c->snapshots, 2);
+}
+
 static void spoil(const char *path)
 {
     FILE *f = fopen(path, "r+b");
@@ -677,6 +713,7 @@ int main(void)
         T(test_lag_tables),
         T(test_snapshot_beside_writes),
         T(test_snapshot_slow),
+        T(test_two_snapshots_at_once),
         T(test_snapshot_damaged),
         T(test_snapshot_contradicts),
         T(test_snapshot_leftovers),

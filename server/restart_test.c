@@ -42,7 +42,15 @@ static void write_report(int fd, struct box *b, struct report *report)
 }
 
 /* The lives that a child can lead. */
-enum life { LIFE_LAST, LIFE_RANDOM, LIFE_AGAIN, LIFE_RELEASED, LIFE_TWO, LIFE_COUNT };
+enum life {
+    LIFE_LAST,
+    LIFE_RANDOM,
+    LIFE_AGAIN,
+    LIFE_RELEASED,
+    LIFE_DEFRAGMENTED,
+    LIFE_TWO,
+    LIFE_COUNT
+};
 
 /* A program of its own: RocksDB's threads would be missing in a fork of one that has used it. */
 static struct report crash(const char *dir, enum life life, int arg)
@@ -103,12 +111,15 @@ enum last {
     LAST_REVOKE,
     LAST_ALARM,
     LAST_ALARM_OFF,
+    LAST_ALARM_LIST, /* changes nothing, as in etcd an entry all the same (14419) */
+    LAST_CHECKPOINT,
     LAST_VERSION,
     LAST_ATTRIBUTES,
     LAST_URLS, /* from here on: changes of members */
     LAST_LEARNER,
     LAST_LEARNER_REFUSED,
     LAST_LEARNER_REMOVED,
+    LAST_DOWNGRADE, /* an etcd member's */
     LAST_COUNT
 };
 
@@ -142,6 +153,10 @@ static void call_last(struct box *b, struct call *c, enum last last)
     case LAST_REVOKE: call_revoke(b, c, 5); break;
     case LAST_ALARM: call_alarm(b, c, true, ETCDSERVERPB__ALARM_TYPE__NOSPACE); break;
     case LAST_ALARM_OFF: call_alarm(b, c, false, ETCDSERVERPB__ALARM_TYPE__NOSPACE); break;
+    case LAST_ALARM_LIST: call_init(c, REQUEST_ALARM, BYTES_NULL); break;
+    case LAST_CHECKPOINT: /* of lease 5: 30 s are left */
+        call_init(c, REQUEST_LEASE_CHECKPOINT, BYTES_LIT("\x0a\x04\x08\x05\x10\x1e"));
+        break;
     case LAST_VERSION:
         call_init(c, REQUEST_CLUSTER_VERSION_SET,
                   BYTES_LIT("\x0a\x05"
@@ -206,6 +221,32 @@ static int change_last(struct box *b, enum last last)
     return outcome;
 }
 
+/* Nobody waits for it. */
+static int downgrade_last(struct box *b)
+{
+    struct raft_entry entry = {
+        .type = RAFT_ENTRY_NORMAL,
+        .data = blob_copy(BYTES_LIT("\xb2\x51\x09\x08\x01\x12\x05"
+                                    "3.6.0")),
+    };
+
+    check(node_propose(b->s->node, 0, entry));
+    box_run(b);
+    return OUTCOME_OK;
+}
+
+static int last_run(struct box *b, enum last last)
+{
+    struct call c;
+
+    if (last == LAST_DOWNGRADE)
+        return downgrade_last(b);
+    if (last >= LAST_URLS)
+        return change_last(b, last);
+    call_last(b, &c, last);
+    return call_run(b, &c);
+}
+
 static int expected_outcome(enum last last)
 {
     return last == LAST_PUT_REFUSED       ? (int)OUTCOME_LEASE_NOT_FOUND
@@ -218,7 +259,6 @@ static int expected_outcome(enum last last)
 static void live_last(struct box *b, struct report *report, int arg)
 {
     enum last last = (enum last)(arg / 2);
-    struct call c;
 
     if (last == LAST_FOUNDING) {
         check(node_turn(b->s->node, ++b->now_ms) == 0);
@@ -230,10 +270,9 @@ static void live_last(struct box *b, struct report *report, int arg)
     if (last > LAST_EMPTY) {
         prepare(b);
         flush(b, report);
-        if (last < LAST_URLS)
-            call_last(b, &c, last);
-        check((last < LAST_URLS ? call_run(b, &c) : change_last(b, last)) ==
-              expected_outcome(last));
+        uint64_t before = atomic_load(&b->s->state.applied);
+        check(last_run(b, last) == expected_outcome(last));
+        check(atomic_load(&b->s->state.applied) > before);
     }
     if (arg % 2)
         flush(b, report);
@@ -366,6 +405,50 @@ static void test_released_log(void **state)
     box_free(b);
 }
 
+/* ---- the database is defragmented ---- */
+
+/* arg: among entries that are flushed, that are not, or that are committed and not applied. What a
+ * Defragment makes durable is what its batches say, the applied index included (etcd's wrote one
+ * without the other: 14685, 11613). */
+enum { DEFRAGMENTS = 3 };
+
+static void live_defragmented(struct box *b, struct report *report, int arg)
+{
+    struct buf none = BUF_NULL;
+    struct call c;
+
+    box_run(b);
+    prepare(b);
+    if (arg == 0)
+        flush(b, report);
+    call_put(b, &c, "late", box_large_value(), 0);
+    server_submit(b->s, &c.request);
+    check(node_turn(b->s->node, ++b->now_ms) == 0);
+    if (arg < 2)
+        box_run(b);
+    check((c.n_finished == 0) == (arg == 2));
+    report->flushed = atomic_load(&b->s->state.applied);
+    check(server_defragment(b->s, NULL, &none) == OUTCOME_OK);
+    box_run(b);
+    check(c.n_finished == 1 && c.outcome == OUTCOME_OK);
+    call_deinit(&c);
+    for (int i = 0; i < 5; i++)
+        check(box_put(b, "a", "behind") == OUTCOME_OK);
+    call_revoke(b, &c, 5);
+    check(call_run(b, &c) == OUTCOME_OK);
+}
+
+static void test_defragmented(void **state)
+{
+    for (int arg = 0; arg < DEFRAGMENTS; arg++) {
+        char *dir = test_dir_new();
+        struct report report = crash(dir, LIFE_DEFRAGMENTED, arg);
+        struct box *b = recover(dir, &report);
+        assert_int_equal(box_put(b, "after", ""), OUTCOME_OK);
+        box_free(b);
+    }
+}
+
 /* ---- a write that a power loss has cut ---- */
 
 static void live_two(struct box *b, struct report *report, int arg);
@@ -437,8 +520,12 @@ static void test_used_directory(void **state)
 _Noreturn static void child(char **argv)
 {
     static void (*const lives[LIFE_COUNT])(struct box *, struct report *, int) = {
-        [LIFE_LAST] = live_last,         [LIFE_RANDOM] = live_random, [LIFE_AGAIN] = live_again,
-        [LIFE_RELEASED] = live_released, [LIFE_TWO] = live_two,
+        [LIFE_LAST] = live_last,
+        [LIFE_RANDOM] = live_random,
+        [LIFE_AGAIN] = live_again,
+        [LIFE_RELEASED] = live_released,
+        [LIFE_DEFRAGMENTED] = live_defragmented,
+        [LIFE_TWO] = live_two,
     };
     struct box *b = box_new(mem_strdup(argv[1]));
     struct report report = {0};
@@ -452,10 +539,10 @@ _Noreturn static void child(char **argv)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_last_entries),          cmocka_unit_test(test_random_lives),
-        cmocka_unit_test(test_crashes_in_replay),     cmocka_unit_test(test_released_log),
-        cmocka_unit_test(test_missing_log),           cmocka_unit_test(test_used_directory),
-        cmocka_unit_test(test_cut_before_hard_state),
+        cmocka_unit_test(test_last_entries),      cmocka_unit_test(test_random_lives),
+        cmocka_unit_test(test_crashes_in_replay), cmocka_unit_test(test_released_log),
+        cmocka_unit_test(test_defragmented),      cmocka_unit_test(test_missing_log),
+        cmocka_unit_test(test_used_directory),    cmocka_unit_test(test_cut_before_hard_state),
     };
     log_level_min = LOG_ERROR;
     if (argc == 5)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An exchange waits for whoever holds the store, keeps new ones out until it is done, and leaves
- * nothing of the old state; on the database in memory.
+ * nothing of the old state; on the database in memory. How it is opened the linker lets us see.
  */
 #include "server/store.h"
 
@@ -23,6 +23,16 @@ struct fixture {
     char *next;
     struct store store;
 };
+
+static struct db_options opened; /* how a database was opened last */
+
+int __real_db_open(struct db **ret, const struct db_options *options, char **ret_error);
+int __wrap_db_open(struct db **ret, const struct db_options *options, char **ret_error);
+int __wrap_db_open(struct db **ret, const struct db_options *options, char **ret_error)
+{
+    opened = *options;
+    return __real_db_open(ret, options, ret_error);
+}
 
 static void put(struct db *db, struct bytes key, struct bytes value)
 {
@@ -103,6 +113,25 @@ static void test_exchange(void **state)
     assert_true(members_find(f->store.members, 2, NULL));
     assert_int_equal(store_exchange(&f->store, f->next), 0); /* the old one is there now */
     assert_int_equal(applied(f), 10);
+}
+
+/* The database that an exchange brings is opened as the one before (etcd's lost its options when it
+ * was opened again: 13701). */
+static void test_options(void **state)
+{
+    struct fixture *f = *state;
+    struct db_options first;
+
+    store_close(&f->store);
+    assert_int_equal(
+        store_open(&f->store, &(struct store_options){.path = f->path, .cache_bytes = 5 << 20}), 0);
+    first = opened;
+    assert_string_equal(first.path, f->path);
+    assert_int_equal(first.cache_bytes, 5 << 20);
+    assert_ptr_equal(first.prefix_len, schema_prefix_len);
+    opened = (struct db_options){0};
+    assert_int_equal(store_exchange(&f->store, f->next), 0);
+    assert_memory_equal(&opened, &first, sizeof(first));
 }
 
 static void test_missing(void **state)
@@ -221,8 +250,8 @@ static void test_job_and_readers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_exchange),    T(test_missing),          T(test_conf), T(test_held),
-        T(test_held_by_job), T(test_job_and_readers),
+        T(test_exchange), T(test_options),     T(test_missing),         T(test_conf),
+        T(test_held),     T(test_held_by_job), T(test_job_and_readers),
     };
     log_level_min = LOG_FATAL;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -286,7 +286,8 @@ static inline void print_leases(struct box *b, struct buf *out)
 
     qsort(infos, n, sizeof(*infos), compare_lease_ids);
     for (size_t i = 0; i < n; i++) {
-        buf_printf(out, " lease %" PRId64 ":%" PRId64 "=", infos[i].id, infos[i].ttl_s);
+        buf_printf(out, " lease %" PRId64 ":%" PRId64 "/%" PRId64 "=", infos[i].id, infos[i].ttl_s,
+                   infos[i].remaining_s);
         check(mvcc_lease_keys(b->s->store.mvcc, infos[i].id, print_key, out) == 0);
     }
     free(infos);
@@ -297,6 +298,7 @@ static inline char *box_text(struct box *b)
 {
     struct buf out = BUF_NULL;
     struct mvcc_hash hash;
+    struct downgrade downgrade;
     char version[16];
 
     check(mvcc_hash_kv(b->s->store.mvcc, 0, &hash) == 0);
@@ -304,6 +306,8 @@ static inline char *box_text(struct box *b)
     buf_printf(&out, "revision %" PRId64 " compacted %" PRId64 " hash %" PRIu32 " version %s",
                mvcc_revision(b->s->store.mvcc), mvcc_compacted(b->s->store.mvcc), hash.hash,
                version);
+    members_downgrade(b->s->store.members, &downgrade);
+    buf_printf(&out, " downgrade %s", downgrade.target);
     buf_printf(&out, " alarms %d%d", alarms_no_space(b->s->store.alarms),
                alarms_corrupt(b->s->store.alarms));
     print_leases(b, &out);

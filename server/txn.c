@@ -581,12 +581,14 @@ bool txn_delete_range_scans(const Etcdserverpb__DeleteRangeRequest *request)
     return request->range_end.len > 0;
 }
 
+/* A negative revision reads the head, but is refused once something was compacted: by an entry of
+ * this very turn, too. */
 static bool branch_scans(Etcdserverpb__RequestOp **ops, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const Etcdserverpb__RequestOp *op = ops[i];
         if ((op->request_case == OP_CASE(RANGE) &&
-             (op->request_range->range_end.len > 0 || op->request_range->revision > 0)) ||
+             (op->request_range->range_end.len > 0 || op->request_range->revision != 0)) ||
             (op->request_case == OP_CASE(DELETE_RANGE) &&
              txn_delete_range_scans(op->request_delete_range)) ||
             (op->request_case == OP_CASE(TXN) && txn_txn_scans(op->request_txn)))

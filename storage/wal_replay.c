@@ -99,6 +99,8 @@ static const char *replay_entry(struct wal_replay *p, const struct wal_frame *f)
     struct bytes data;
     if (!wal_entry_get(f, &e, &data))
         return "an entry that can't be decoded";
+    if (e.index == UINT64_MAX) /* nothing could follow it */
+        return "an entry at the last index that there is";
     if (e.index > p->last_index + 1)
         return "entries are missing between two others";
     if (e.index <= p->hard_state.commit || e.index < p->first_index)
@@ -131,6 +133,8 @@ static const char *replay_snapshot(struct wal_replay *p, const struct wal_frame 
     uint64_t index, term;
     if (!wal_snapshot_get(f->payload, &index, &term))
         return "a snapshot marker that can't be decoded";
+    if (index == UINT64_MAX)
+        return "a snapshot at the last index that there is";
     if (index > p->snapshot_index) {
         p->snapshot_index = index;
         p->snapshot_term = term;
@@ -166,6 +170,8 @@ const char *wal_replay_compare(const struct wal_replay *p, const struct wal_head
     bool same = p->hard_state.term == next->hard_state.term &&
                 p->hard_state.vote == next->hard_state.vote &&
                 p->hard_state.commit == next->hard_state.commit &&
+                p->hard_state.lost_tail_index == next->hard_state.lost_tail_index &&
+                p->hard_state.lost_tail_term == next->hard_state.lost_tail_term &&
                 p->first_index == next->first_index && p->last_index == next->last_index &&
                 p->last_term == next->last_term && p->snapshot_index == next->snapshot_index &&
                 p->snapshot_term == next->snapshot_term;

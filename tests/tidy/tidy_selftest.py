@@ -85,6 +85,11 @@ CASES = [
     ("readmes", "there is none", {"base/x.c": c(""), "README.md": "x\n"}),
     ("readmes", "151 lines", {"README.md": "x\n", "base/README.md": "x\n" * 151}),
     ("readmes", "", {"base/x.c": c(""), "base/README.md": "x\n" * 150, "README.md": "x\n"}),
+    ("named_tests", "no test_gone", {"docs/traps.md": "| `test_gone` |\n", "base/x.c": c("")}),
+    ("named_tests", "no raft/y.txt", {"docs/traps.md": "`raft/y.txt`\n", "raft/x.txt": "\n"}),
+    ("named_tests", "", {
+        "docs/traps.md": "`test_x` (`base/x.c`), patch `p`, `bugs`\n", "bugs/p.patch": "\n",
+        "base/x.c": c("void test_x(void);\nint bugs;\n")}),
 ] + [
     ("banned_calls", name + "() is banned", {
         "base/x.c": c(f"int f(void)\n{{\n    {name} (1);\n}}\n")}) for name in tidy.BANNED
