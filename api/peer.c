@@ -156,6 +156,7 @@ static void refused(struct peer *p, struct peer_link *link, const struct raft_me
                                       [PEER_INVALID] = "it is not for raft",
                                       [PEER_STOPPED] = "the server is stopping"};
 
+    peer_refused_message(p, verdict, m);
     if (!link)
         return;
     metric_add(&link->metrics->received_failures, 1);

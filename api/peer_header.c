@@ -121,14 +121,17 @@ static bool version_parse(struct bytes text, struct version *ret)
     return text.len == 0;
 }
 
-static bool version_find(struct bytes headers, const char *name, struct version *ret)
+/* What is not said is etcd 2.0. */
+static struct bytes version_text(struct bytes headers, const char *name)
 {
     struct bytes text;
 
-    if (http_header_find(headers, name, &text) && text.len > 0)
-        return version_parse(text, ret);
-    *ret = (struct version){2, 0};
-    return true;
+    return http_header_find(headers, name, &text) && text.len > 0 ? text : BYTES_LIT("2.0.0");
+}
+
+static bool version_find(struct bytes headers, const char *name, struct version *ret)
+{
+    return version_parse(version_text(headers, name), ret);
 }
 
 static bool version_below(struct version a, struct version b)
@@ -158,20 +161,21 @@ int peer_sender_check(struct bytes headers, uint64_t cluster_id, struct peer_sen
 {
     struct version server, min;
     struct peer_sender sender = {.to = header_text(headers, "X-Raft-To"),
-                                 .peer_urls = header_text(headers, "X-PeerURLs")};
+                                 .peer_urls = header_text(headers, "X-PeerURLs"),
+                                 .name = header_text(headers, "X-Server-From"),
+                                 .version = version_text(headers, "X-Server-Version"),
+                                 .version_min = version_text(headers, "X-Min-Cluster-Version"),
+                                 .cluster = header_text(headers, "X-Etcd-Cluster-ID")};
 
-    if (!version_find(headers, "X-Server-Version", &server) ||
-        !version_find(headers, "X-Min-Cluster-Version", &min))
+    if (!version_parse(sender.version, &server) || !version_parse(sender.version_min, &min))
         return PEER_HEADER_E_TEXT;
-    if (version_below(server, version_own(PEER_VERSION_MIN)) ||
-        version_below(version_own(PEER_VERSION), min))
-        return PEER_HEADER_E_VERSION;
-    if (!peer_id_is(header_text(headers, "X-Etcd-Cluster-ID"), cluster_id))
-        return PEER_HEADER_E_CLUSTER;
-    if (!peer_id_parse(header_text(headers, "X-Server-From"), &sender.from))
+    if (!peer_id_parse(sender.name, &sender.from))
         sender.from = 0;
+    sender.version_too_low = version_below(server, version_own(PEER_VERSION_MIN));
     *ret = sender;
-    return 0;
+    if (sender.version_too_low || version_below(version_own(PEER_VERSION), min))
+        return PEER_HEADER_E_VERSION;
+    return peer_id_is(sender.cluster, cluster_id) ? 0 : PEER_HEADER_E_CLUSTER;
 }
 
 bool peer_takes_tables(struct bytes headers)

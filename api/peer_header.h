@@ -39,6 +39,12 @@ struct peer_sender {
     uint64_t from;          /* X-Server-From; 0: not there, or not an id */
     struct bytes to;        /* X-Raft-To, as it came: etcd compares texts */
     struct bytes peer_urls; /* X-PeerURLs, separated by commas */
+    /* For the log, as they came; a version that is not there is 2.0.0. */
+    struct bytes name; /* X-Server-From */
+    struct bytes version;
+    struct bytes version_min;
+    struct bytes cluster;
+    bool version_too_low; /* PEER_HEADER_E_VERSION: theirs; false: ours */
 };
 
 /*
@@ -50,7 +56,7 @@ bool peer_takes_tables(struct bytes headers);
 
 /*
  * May the sender of a request for /raft, /raft/snapshot or a stream talk to us? headers are those
- * of struct http_head. *ret is set for 0 only.
+ * of struct http_head. *ret is set for 0, PEER_HEADER_E_VERSION and PEER_HEADER_E_CLUSTER.
  */
 int peer_sender_check(struct bytes headers, uint64_t cluster_id, struct peer_sender *ret);
 

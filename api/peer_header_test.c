@@ -138,7 +138,7 @@ static void test_sender(void **state)
                      PEER_HEADER_E_CLUSTER);
     assert_int_equal(check_headers(VERSIONS "X-Etcd-Cluster-ID: 1767C24805D0A3CC\r\n", &sender),
                      PEER_HEADER_E_CLUSTER);
-    assert_int_equal(sender.from, 77);
+    assert_int_equal(sender.from, 0);
     assert_int_equal(check_headers(VERSIONS REST, &sender), 0);
     assert_int_equal(sender.from, 0);
     assert_int_equal(check_headers(VERSIONS REST "X-Server-From: zz\r\n", &sender), 0);

@@ -12,6 +12,8 @@
 #include "base/map.h"
 #include "base/mem.h"
 
+enum { HEARTBEAT_BYTES = 2 }; /* a message with nothing but a type */
+
 static const double snapshot_bounds[10] = {0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2};
 static const double round_trip_bounds[16] = {0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032,
                                              0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048,
@@ -76,6 +78,8 @@ static struct row {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct map_u64 sets; /* by remote member; a process is one local member */
 static struct peer_metrics unread;
+static struct metric heartbeats_received;
+static pthread_once_t heartbeats_once = PTHREAD_ONCE_INIT;
 
 static struct metric *metric_at(struct peer_metrics *m, size_t row)
 {
@@ -102,6 +106,23 @@ static struct peer_metrics *unread_set(void)
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         metric_at(&unread, i)->family = &rows[i].family;
     return &unread;
+}
+
+static void heartbeats_register(void)
+{
+    struct row *row = rows;
+
+    while (row->offset != offsetof(struct peer_metrics, received_bytes))
+        row++;
+    metrics_register_labelled(&row->family, &heartbeats_received, "From=\"0\"");
+}
+
+void peer_metrics_heartbeats(uint64_t n)
+{
+    if (n == 0)
+        return;
+    pthread_once(&heartbeats_once, heartbeats_register);
+    metric_add(&heartbeats_received, n * HEARTBEAT_BYTES);
 }
 
 struct peer_metrics *peer_metrics_of(uint64_t local, uint64_t remote)

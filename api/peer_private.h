@@ -18,6 +18,7 @@
 #include "api/peer.h"
 #include "api/peer_call.h"
 #include "api/peer_metrics.h"
+#include "api/peer_refusal.h"
 #include "api/peer_stream.h"
 #include "base/map.h"
 #include "server/peer_door.h"
@@ -217,6 +218,7 @@ struct peer {
     struct map_u64 links;
     size_t n_remotes;
     uint64_t n_heard; /* requests of remotes */
+    struct peer_refusals refusals;
 
     struct peer_task start_task;
     bool started; /* the loop's */

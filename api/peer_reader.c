@@ -89,8 +89,10 @@ static bool arrived(struct peer_call *call)
         }
         stream_begin(r);
     }
+    uint64_t heartbeats = r->codec.n_heartbeats;
     while (in.len > 0 && (outcome = peer_stream_read(&r->codec, &in, &m)) == 0)
         peer_deliver(r->link->peer, r->link, m);
+    peer_metrics_heartbeats(r->codec.n_heartbeats - heartbeats);
     buf_clear(&call->answer);
     if (outcome != PEER_STREAM_WRONG)
         return true;

@@ -14,7 +14,6 @@
 #include <time.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "server/lease_wire.h"
 
 enum { SMALL_BODY_BYTES_MAX = 64 << 10 };
@@ -49,9 +48,14 @@ static bool sender_ok(struct peer_serve *s, struct peer_sender *ret, bool is_str
             atomic_store(&link->takes_tables, peer_takes_tables(s->head.headers));
         return true;
     }
+    if (r == PEER_HEADER_E_TEXT) {
+        *ret_step = PEER_STEP_CUT;
+        return false;
+    }
+    peer_refused_sender(p, r, ret);
     a.with_cluster = true;
     a.with_version = is_stream;
-    *ret_step = r == PEER_HEADER_E_TEXT ? PEER_STEP_CUT : peer_serve_answer(s, a);
+    *ret_step = peer_serve_answer(s, a);
     return false;
 }
 
@@ -102,10 +106,12 @@ static enum peer_step raft_finish(struct peer_serve *s)
         peer_message_deinit(&m);
         return peer_serve_cluster_error(s, 400, "error unmarshalling raft message\n");
     }
-    if (r == PEER_MESSAGE_E_IGNORED)
+    if (r == PEER_MESSAGE_E_IGNORED) {
         verdict = ignored_verdict(p, &m.raft);
-    else
+        peer_refused_message(p, verdict, &m.raft);
+    } else {
         verdict = peer_deliver(p, peer_link_find(p, m.raft.from), &m);
+    }
     peer_message_deinit(&m);
     if (verdict != PEER_OK)
         return raft_refused(s);
@@ -181,21 +187,24 @@ static enum peer_step stream_head(struct peer_serve *s)
         return step;
     if (!stream_path_read(buf_bytes(&s->path), &kind, &from_text))
         return stream_error(s, 404, "invalid path\n");
-    if (!peer_id_parse(from_text, &from))
+    if (!peer_id_parse(from_text, &from)) {
+        peer_refused_path(p, from_text);
         return stream_error(s, 404, "invalid from\n");
+    }
     if (server_peer_is_removed(p->server, from)) {
-        log_warn("rejected stream from remote peer because it was removed",
-                 LOG_ID("local-member-id", p->identity.member_id),
-                 LOG_ID("remote-peer-id-from", from));
+        peer_refused_removed(p, from);
         return stream_error(s, 410, "removed member\n");
     }
     struct peer_link *link = peer_link_find(p, from);
     if (!link || !link->is_member) {
         peer_remote_add(p, from, sender.peer_urls);
+        peer_refused_unknown(p, from);
         return stream_error(s, 404, "error sender not found\n");
     }
-    if (!peer_id_is(sender.to, p->identity.member_id))
+    if (!peer_id_is(sender.to, p->identity.member_id)) {
+        peer_refused_to(p, from, sender.to);
         return stream_error(s, 412, "to field mismatch\n");
+    }
     return s->head.is_http10 ? PEER_STEP_CUT : stream_attach(s, &link->writers[kind]);
 }
 

@@ -22,6 +22,7 @@
 #include "base/mem.h"
 
 enum { COMPACTION_BATCH_LIMIT_DEFAULT = 1000, COMPACTION_SLEEP_DEFAULT_NS = 10000000 };
+enum { SNAPSHOT_COUNT_DEFAULT = 10000, SNAPSHOT_CATCHUP_ENTRIES_DEFAULT = 5000 };
 
 static const char version_text[] = "etcd Version: 3.7.1\n"
                                    "Git SHA: none (Cairn " CAIRN_VERSION ")\n"
@@ -238,6 +239,10 @@ static void fields_bind(struct config_extra *x, struct config *config)
         config->compaction_sleep_interval_ns = COMPACTION_SLEEP_DEFAULT_NS;
     if (config->warning_unary_request_duration_ns == 0)
         config->warning_unary_request_duration_ns = 300000000;
+    if (config->snapshot_count == 0)
+        config->snapshot_count = SNAPSHOT_COUNT_DEFAULT;
+    if (config->snapshot_catchup_entries == 0)
+        config->snapshot_catchup_entries = SNAPSHOT_CATCHUP_ENTRIES_DEFAULT;
 }
 
 /* ---- the whole ---- */

@@ -397,6 +397,18 @@ static void log_deprecated(const struct config *c)
                  "value is enforced, ignoring user input.");
 }
 
+/* As etcd: nobody means none by a zero. */
+static void log_zeros(const struct config *c)
+{
+    if (strcmp(config_text(c, "snapshot-count"), "0") == 0)
+        log_info("updating snapshot-count to default", LOG_U64("given-snapshot-count", 0),
+                 LOG_U64("updated-snapshot-count", c->snapshot_count));
+    if (strcmp(config_text(c, "snapshot-catchup-entries"), "0") == 0)
+        log_info("updating snapshot catch-up entries to default",
+                 LOG_U64("given-snapshot-catchup-entries", 0),
+                 LOG_U64("updated-snapshot-catchup-entries", c->snapshot_catchup_entries));
+}
+
 void config_log_warnings(const struct config *config)
 {
     const struct config_extra *x = config->extra;
@@ -425,5 +437,6 @@ void config_log_warnings(const struct config *config)
     for (size_t i = 0; i < x->n_notes; i++)
         log_warn(x->notes[i].text, LOG_STR("name", x->notes[i].name),
                  LOG_STR("value", x->notes[i].value));
+    log_zeros(config);
     log_effects(x);
 }

@@ -28,8 +28,9 @@ const struct flag config_flags[] = {
         .help_default = "'${name}.etcd'", HELP("Directory of the data.")),
     ROW("wal-dir", "", STRING, MEMBER, WORKS, BIND(STRING, wal_dir),
         HELP("Directory of its own for the raft log.")),
-    ROW("snapshot-count", "10000", UINT, MEMBER, NONE, BIND(U64, snapshot_count),
-        HELP("Committed entries after which the raft log is cut behind the applied state.")),
+    ROW("snapshot-count", "10000", UINT, MEMBER, WORKS, BIND(U64, snapshot_count),
+        HELP("Applied entries after which the state is made durable and the raft log is cut behind "
+             "it; not given: 25000.")),
     ROW("heartbeat-interval", "100", UINT, MEMBER, WORKS, BIND(U32, heartbeat_interval_ms),
         HELP("Time between heartbeats, in milliseconds.")),
     ROW("election-timeout", "1000", UINT, MEMBER, WORKS, BIND(U32, election_timeout_ms),
@@ -267,7 +268,7 @@ const struct flag config_flags[] = {
         HELP("Time between two looks at a downgrade under way.")),
     ROW("snapshot-catchup-entries", "5000", UINT, FEATURES, WORKS,
         BIND(U64, snapshot_catchup_entries),
-        HELP("Entries to keep behind a snapshot for followers that are slow.")),
+        HELP("Entries to keep behind a snapshot for followers that are slow (0: 5000).")),
 
     ROW("watch-ring-bytes", "33554432", UINT, CAIRN, WORKS, BIND(U64, watch_ring_bytes),
         HELP("Memory for recent events: watchers that begin in it, or fall back into it, cost no "

@@ -503,6 +503,29 @@ static void test_file_values(void **state)
     run_free(run);
 }
 
+/* A zero is no number of entries, and the log says so. */
+static void test_zero_entries(void **state)
+{
+    struct run *run = run_parse("--snapshot-count=0 --snapshot-catchup-entries=0", NULL);
+    int saved;
+
+    assert_int_equal(run->action, CONFIG_RUN);
+    assert_int_equal(run->config.snapshot_count, 10000);
+    assert_int_equal(run->config.snapshot_catchup_entries, 5000);
+    fflush(NULL);
+    int err = capture_start(STDERR_FILENO, &saved);
+    config_log_warnings(&run->config);
+    capture_end(STDERR_FILENO, err, saved, run->err);
+    assert_non_null(strstr(run->err, "\"updating snapshot-count to default\","
+                                     "\"given-snapshot-count\":0,"
+                                     "\"updated-snapshot-count\":10000"));
+    assert_non_null(strstr(run->err, "\"updating snapshot catch-up entries to default\","
+                                     "\"given-snapshot-catchup-entries\":0,"
+                                     "\"updated-snapshot-catchup-entries\":5000"));
+    assert_null(strstr(run->err, "no effect"));
+    run_free(run);
+}
+
 /* kubeadm's flags, with its TLS flags and https taken away. */
 static void test_kubeadm(void **state)
 {
@@ -637,12 +660,19 @@ static void test_defaults_are_normal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flag_syntax),      cmocka_unit_test(test_urls),
-        cmocka_unit_test(test_validate),         cmocka_unit_test(test_values),
-        cmocka_unit_test(test_fields),           cmocka_unit_test(test_environment),
-        cmocka_unit_test(test_file_errors),      cmocka_unit_test(test_file_values),
-        cmocka_unit_test(test_kubeadm),          cmocka_unit_test(test_bootstrap),
-        cmocka_unit_test(test_help_and_version), cmocka_unit_test(test_defaults_are_normal),
+        cmocka_unit_test(test_flag_syntax),
+        cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_validate),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_file_errors),
+        cmocka_unit_test(test_file_values),
+        cmocka_unit_test(test_zero_entries),
+        cmocka_unit_test(test_kubeadm),
+        cmocka_unit_test(test_bootstrap),
+        cmocka_unit_test(test_help_and_version),
+        cmocka_unit_test(test_defaults_are_normal),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,17 +15,14 @@ struct disk_room;
 struct housekeeper;
 struct node;
 
-enum {
-    FLUSH_ENTRIES_MAX = 25000,
-    FLUSH_BYTES_MAX = 64 << 20,
-    HOUSEKEEPER_TICK_MS = 100
-};
+enum { FLUSH_ENTRIES_MAX = 25000, FLUSH_BYTES_MAX = 64 << 20, HOUSEKEEPER_TICK_MS = 100 };
 
 struct housekeeper_options {
     struct store *store;
     struct server_state *state;
     struct disk_room *room;
     uint64_t replay_to; /* once this is applied: flush, so that the next start need not replay it */
+    uint64_t snapshot_count; /* entries applied beyond those that are durable; UINT64_MAX: any */
     uint64_t catchup_entries;
     int64_t compaction_sleep_ns;
     /* called every HOUSEKEEPER_TICK_MS while the disk is short; the store is held as by a job */

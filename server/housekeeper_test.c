@@ -223,6 +223,121 @@ static void test_keeps_for_peers(void **state)
     assert_int_equal(released, applied(b));
 }
 
+/* ---- --snapshot-count ---- */
+
+enum { COUNT = 100, CATCHUP = 10 };
+
+static int setup_count(void **state)
+{
+    struct box *b = box_new(test_dir_new());
+    char *path = mem_printf("%s/data", b->dir), *no_environ[] = {NULL};
+    char *args[] = {(char *)"cairn",
+                    (char *)"--data-dir",
+                    path,
+                    (char *)"--snapshot-count=100",
+                    (char *)"--snapshot-catchup-entries=10",
+                    NULL};
+    int exit_code;
+
+    atomic_store(&free_bytes, 4096 * MIB);
+    config_deinit(&b->config);
+    check(config_parse(5, args, no_environ, &b->config, &exit_code) == CONFIG_RUN);
+    free(path);
+    box_open(b);
+    box_run(b);
+    flushes = 0;
+    released = 0;
+    *state = b;
+    return 0;
+}
+
+static void apply_up_to(struct box *b, uint64_t index)
+{
+    while (applied(b) < index)
+        assert_int_equal(box_put(b, "k", "v"), OUTCOME_OK);
+    assert_int_equal(applied(b), index);
+}
+
+/* As etcd: when more than that is applied behind what is durable; and again as much later. */
+static void test_counts(void **state)
+{
+    struct box *b = *state;
+    uint64_t durable = 0;
+
+    for (unsigned i = 1; i <= 3; i++) {
+        apply_up_to(b, durable + COUNT);
+        turns(b);
+        assert_int_equal(flushes, i - 1);
+        apply_up_to(b, durable + COUNT + 1);
+        turns(b);
+        assert_int_equal(flushes, i);
+        durable = applied(b);
+        assert_int_equal(released, durable - CATCHUP);
+    }
+}
+
+/* However often the thread is woken: once a tick. */
+static void test_counts_by_tick(void **state)
+{
+    struct box *b = *state;
+
+    turns(b);
+    uint64_t tick_ms = b->now_ms;
+    for (unsigned i = 0; i < 3 * COUNT; i++) {
+        assert_int_equal(box_put(b, "k", "v"), OUTCOME_OK);
+        housekeeper_turn(b->s->housekeeper, tick_ms);
+    }
+    assert_int_equal(flushes, 0);
+    turns(b);
+    assert_int_equal(flushes, 1);
+}
+
+/* Not on a full disk, but as soon as there is room. */
+static void test_count_is_put_off(void **state)
+{
+    struct box *b = *state;
+
+    turns(b);
+    atomic_store(&free_bytes, 0);
+    apply_up_to(b, COUNT + 1);
+    turns(b);
+    assert_int_equal(flushes, 0);
+    atomic_store(&free_bytes, 4096 * MIB);
+    turns(b);
+    assert_int_equal(flushes, 1);
+}
+
+/* A start counts from what was durable: what is replayed is not. */
+static void test_counts_from_start(void **state)
+{
+    struct box *b = *state;
+
+    apply_up_to(b, COUNT + 1);
+    turns(b);
+    uint64_t durable = applied(b);
+    apply_up_to(b, durable + COUNT / 2);
+    box_close(b);
+    box_open(b);
+    box_run(b);
+    flushes = 0;
+    apply_up_to(b, durable + COUNT);
+    turns(b);
+    assert_int_equal(flushes, 0);
+    apply_up_to(b, durable + COUNT + 1);
+    turns(b);
+    assert_int_equal(flushes, 1);
+}
+
+/* The default is no count: a flush costs too much for so few entries. */
+static void test_default_counts_nothing(void **state)
+{
+    struct box *b = *state;
+
+    apply_up_to(b, 10050);
+    turns(b);
+    assert_int_equal(flushes, 0);
+}
+
 /* ---- with its threads ---- */
 
 /* A request that waits for nothing but its time. */
@@ -354,14 +469,24 @@ static void test_alarm(void **state)
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define C(f) cmocka_unit_test_setup_teardown(f, setup_count, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_flushes_when_short),      T(test_puts_off),
-        T(test_ballast_for_full_memory), T(test_ballast_for_log),
-        T(test_compaction_waits),        T(test_keeps_for_peers),
-        T(test_timeouts_during_flush),   T(test_alarm),
+        T(test_flushes_when_short),
+        T(test_puts_off),
+        T(test_ballast_for_full_memory),
+        T(test_ballast_for_log),
+        T(test_compaction_waits),
+        T(test_keeps_for_peers),
+        C(test_counts),
+        C(test_counts_by_tick),
+        C(test_count_is_put_off),
+        C(test_counts_from_start),
+        T(test_default_counts_nothing),
+        T(test_timeouts_during_flush),
+        T(test_alarm),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

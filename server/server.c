@@ -224,6 +224,7 @@ static int open_store(struct server *s)
 
     return store_open(&s->store, &(struct store_options){
                                      .path = s->data_dir->db,
+                                     .room = s->room,
                                      .compaction_batch_max = s->config->compaction_batch_limit,
                                      .lease_ttl_min_s = lease_ttl_min_s(s->config),
                                      .lease_checkpoint_ns = checkpoints ? LEASE_CHECKPOINT_NS : 0});
@@ -274,6 +275,11 @@ static struct node *make_node(struct server *s, struct bootstrap *b, struct raft
                                .applied = b->applied});
 }
 
+static uint64_t snapshot_count(const struct config *config)
+{
+    return config_is_set(config, "snapshot-count") ? config->snapshot_count : UINT64_MAX;
+}
+
 static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
 {
     struct raft *raft;
@@ -291,6 +297,7 @@ static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
         .state = &s->state,
         .room = s->room,
         .replay_to = log_end(b) - b->applied >= REPLAY_FLUSH_MIN ? log_end(b) : 0,
+        .snapshot_count = snapshot_count(s->config),
         .catchup_entries = s->config->snapshot_catchup_entries,
         .compaction_sleep_ns = s->config->compaction_sleep_interval_ns,
         .disk_short = disk_short,
