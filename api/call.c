@@ -345,6 +345,7 @@ void call_submit_then(struct call *call, enum request_kind kind, struct bytes pa
     call->request.payload = payload;
     call->step = step;
     call->phase = CALL_SUBMITTED;
+    queue_submit(call->queue);
     server_submit(call->server, &call->request);
 }
 
@@ -375,6 +376,7 @@ void call_linger(struct call *call, enum request_kind kind, struct bytes payload
     call->request.payload = payload;
     call->request.finish = on_linger_finish;
     call->n_events++;
+    queue_submit(call->queue);
     server_submit(call->server, &call->request);
 }
 
@@ -398,6 +400,7 @@ void call_read_index(struct call *call, call_step step)
     call->request.payload = BYTES_NULL;
     call->step = step;
     call->phase = CALL_SUBMITTED;
+    queue_submit(call->queue);
     server_read_index(call->server, &call->request);
 }
 
@@ -553,6 +556,7 @@ struct call *call_new(struct queue *q)
     call->server = q->server;
     call->fd = CALL_FD_UNASKED;
     call->request.finish = on_finish;
+    call->request.more = true;
     call->answered.run = on_answered;
     call->closed.run = on_closed;
     call->delivered.run = on_delivered;

@@ -46,6 +46,8 @@ struct server {
     pthread_cond_t changed;
     struct request *held[REQUESTS_MAX]; /* submitted and not finished */
     size_t n_held;
+    struct request *fresh[REQUESTS_MAX]; /* before server_submitted() */
+    size_t n_fresh;
     size_t n_cancelled;
     bool finish_inside; /* server_submit() finishes before it returns */
     bool no_leader;
@@ -87,7 +89,7 @@ void server_info(struct server *s, struct server_info *ret)
     *ret = (struct server_info){.leader_id = SERVER_GET(no_leader) ? 0 : 1};
 }
 
-void server_submit(struct server *s, struct request *request)
+static void submit(struct server *s, struct request *request, bool more)
 {
     bool inside;
 
@@ -96,8 +98,11 @@ void server_submit(struct server *s, struct request *request)
              (const char *)request->credentials.token.data);
     inside = s->finish_inside;
     if (!inside) {
-        assert_true(s->n_held < REQUESTS_MAX);
-        s->held[s->n_held++] = request;
+        assert_true(s->n_held + s->n_fresh < REQUESTS_MAX);
+        if (more)
+            s->fresh[s->n_fresh++] = request;
+        else
+            s->held[s->n_held++] = request;
     }
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
@@ -107,22 +112,44 @@ void server_submit(struct server *s, struct request *request)
     }
 }
 
+void server_submit(struct server *s, struct request *request)
+{
+    submit(s, request, request->more);
+}
+
+void server_submitted(struct server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    memcpy(s->held + s->n_held, s->fresh, s->n_fresh * sizeof(s->fresh[0]));
+    s->n_held += s->n_fresh;
+    s->n_fresh = 0;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
 void server_read_index(struct server *s, struct request *request)
 {
     assert_int_equal(request->kind, REQUEST_READ_INDEX);
-    server_submit(s, request);
+    submit(s, request, request->more);
+}
+
+static bool take_back(struct request **requests, size_t *n, const struct request *request)
+{
+    for (size_t i = 0; i < *n; i++) {
+        if (requests[i] == request) {
+            requests[i] = requests[--*n];
+            return true;
+        }
+    }
+    return false;
 }
 
 bool server_cancel(struct server *s, struct request *request)
 {
-    bool found = false;
+    bool found;
 
     pthread_mutex_lock(&s->lock);
-    for (size_t i = 0; i < s->n_held && !found; i++) {
-        found = s->held[i] == request;
-        if (found)
-            s->held[i] = s->held[--s->n_held];
-    }
+    found = take_back(s->held, &s->n_held, request) || take_back(s->fresh, &s->n_fresh, request);
     s->n_cancelled += found;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
@@ -136,17 +163,17 @@ bool server_is_learner(const struct server *s)
 
 void server_change_members(struct server *s, struct request *request, const void *message)
 {
-    server_submit(s, request);
+    submit(s, request, false);
 }
 
 void server_promote_member(struct server *s, struct request *request, uint64_t member_id)
 {
-    server_submit(s, request);
+    submit(s, request, false);
 }
 
 void server_move_leader(struct server *s, struct request *request, uint64_t member_id)
 {
-    server_submit(s, request);
+    submit(s, request, false);
 }
 
 int64_t server_lease_id(struct server *s)
@@ -219,7 +246,7 @@ READ(server_defragment)
 
 void server_lease_time_to_live(struct server *s, struct request *request, const void *message)
 {
-    server_submit(s, request);
+    submit(s, request, false);
 }
 
 struct range_stream {

@@ -244,14 +244,36 @@ static void queue_sweep(struct queue *q, uint64_t now_ms)
     }
 }
 
+void queue_submit(struct queue *q)
+{
+    q->n_submits++;
+}
+
+/* Nothing else is at hand, or much has been. */
+static void queue_settle(struct queue *q)
+{
+    q->n_held_events = 0;
+    if (q->n_submits)
+        server_submitted(q->server);
+    q->n_submits = 0;
+    if (q->n_answers)
+        queue_flush(q);
+}
+
+static void queue_hold(struct queue *q)
+{
+    if ((q->n_answers || q->n_submits) && ++q->n_held_events >= QUEUE_HELD_EVENTS_MAX)
+        queue_settle(q);
+}
+
 /* When to come back from sleep at the latest. */
 static gpr_timespec queue_deadline(struct queue *q)
 {
     /* With no other call alive there is nothing to collect. */
-    if (q->n_answers && q->n_answers >= atomic_load_explicit(&q->n_calls, memory_order_relaxed))
-        queue_flush(q);
+    if (q->n_answers + q->n_submits >= atomic_load_explicit(&q->n_calls, memory_order_relaxed))
+        queue_settle(q);
     /* Sending may end streams, and take an event out of gRPC. */
-    if (q->n_answers || q->deferred)
+    if (q->n_answers || q->n_submits || q->deferred)
         return gpr_time_0(GPR_CLOCK_MONOTONIC);
     if (list_empty(&q->calls))
         return gpr_inf_future(GPR_CLOCK_MONOTONIC);
@@ -298,8 +320,9 @@ static void *queue_run(void *arg)
         if (ev.type == GRPC_OP_COMPLETE) {
             struct queue_event *event = ev.tag;
             event->run(event, ev.success != 0);
-        } else if (q->n_answers) {
-            queue_flush(q);
+            queue_hold(q);
+        } else {
+            queue_settle(q);
         }
         queue_run_deferred(q);
         queue_check_stop(q);

@@ -7,9 +7,9 @@
  *                         ^  └──> answers                                │
  *                         └──────────────────────── inbox ───────────────┘
  *
- * Other threads only push to the inbox; the first push of a batch wakes the queue. Answers are
- * collected while there is more to do at once, then sent, those for one connection together
- * (cork.h).
+ * Other threads only push to the inbox; the first push of a batch wakes the queue. While there is
+ * more to do at once, answers are collected, then sent, those for one connection together (cork.h);
+ * likewise the raft worker is woken once for all requests that came together.
  */
 #pragma once
 
@@ -37,10 +37,11 @@ struct queue_entry {
 };
 
 enum {
-    QUEUE_NO_LEADER_MAX = 3,  /* election timeouts without a leader, then such streams end */
-    QUEUE_ANSWERS_MAX = 64,   /* answers held back at most before they are sent */
-    QUEUE_SPARE_MAX = 4096,   /* call objects kept for reuse */
-    QUEUE_CALLS_MAX = 100000, /* calls alive at one time; more are refused */
+    QUEUE_NO_LEADER_MAX = 3,    /* election timeouts without a leader, then such streams end */
+    QUEUE_ANSWERS_MAX = 64,     /* answers held back at most before they are sent */
+    QUEUE_HELD_EVENTS_MAX = 64, /* so many events later nothing is held back any more */
+    QUEUE_SPARE_MAX = 4096,     /* call objects kept for reuse */
+    QUEUE_CALLS_MAX = 100000,   /* calls alive at one time; more are refused */
     QUEUE_SWEEP_MS = 250,
 };
 
@@ -71,6 +72,8 @@ struct queue {
     struct list calls; /* all alive, oldest first */
     struct call *answers[QUEUE_ANSWERS_MAX];
     size_t n_answers;
+    size_t n_submits;             /* requests that raft may not have begun with */
+    unsigned n_held_events;       /* since something is held back */
     struct queue_event *deferred; /* taken from gRPC too early to be run, see queue_try_batch() */
     bool deferred_ok;
     struct call *spare;
@@ -115,6 +118,9 @@ bool queue_is_current(const struct queue *q);
 /* The queue's thread. */
 struct call *queue_take_call(struct queue *q);
 void queue_give_call(struct queue *q, struct call *call);
+/* A request is being submitted, with `more`: server_submitted() is called when nothing else is at
+ * hand. */
+void queue_submit(struct queue *q);
 /* Collects a call that has something to send: call_send(). */
 void queue_answer(struct queue *q, struct call *call);
 /* Starts a batch. True: it is done already, and its event, which is not run, was a success. */

@@ -7,7 +7,8 @@
  *
  * Invariants: (1) first is NULL and last points to it exactly when len is 0. (2) waiting is true
  * only from the consumer's decision to sleep to the first producer that signals; that producer
- * clears it, so one sleep costs one signal however many items follow. (3) The signal is sent after
+ * clears it, so one sleep costs one signal however many items follow; one pushed quietly waits for
+ * inbox_signal(). (3) The signal is sent after
  * the lock is given back, so that the consumer does not wake up into a held lock.
  */
 #include "base/inbox.h"
@@ -53,11 +54,13 @@ static void inbox_unlock_and_signal(struct inbox *b)
         pthread_cond_signal(&b->cond);
 }
 
+enum inbox_push { PUSH_BOUNDED, PUSH_QUIETLY, PUSH_ALWAYS };
+
 static bool inbox_append(struct inbox *b, struct inbox_item *first, struct inbox_item *last,
-                         size_t len, bool always)
+                         size_t len, enum inbox_push push)
 {
     inbox_lock(b);
-    if (!always && (b->closed || len > b->len_max || b->len > b->len_max - len)) {
+    if (push != PUSH_ALWAYS && (b->closed || len > b->len_max || b->len > b->len_max - len)) {
         check(pthread_mutex_unlock(&b->lock) == 0);
         return false;
     }
@@ -65,25 +68,42 @@ static bool inbox_append(struct inbox *b, struct inbox_item *first, struct inbox
     *b->last = first;
     b->last = &last->next;
     b->len += len;
-    inbox_unlock_and_signal(b);
+    if (push == PUSH_QUIETLY)
+        check(pthread_mutex_unlock(&b->lock) == 0);
+    else
+        inbox_unlock_and_signal(b);
     return true;
 }
 
 bool inbox_push(struct inbox *b, struct inbox_item *item)
 {
-    return inbox_append(b, item, item, 1, false);
+    return inbox_append(b, item, item, 1, PUSH_BOUNDED);
+}
+
+bool inbox_push_quietly(struct inbox *b, struct inbox_item *item)
+{
+    return inbox_append(b, item, item, 1, PUSH_QUIETLY);
+}
+
+void inbox_signal(struct inbox *b)
+{
+    inbox_lock(b);
+    if (b->first)
+        inbox_unlock_and_signal(b);
+    else
+        check(pthread_mutex_unlock(&b->lock) == 0);
 }
 
 bool inbox_push_chain(struct inbox *b, struct inbox_item *first, struct inbox_item *last,
                       size_t len)
 {
     check(first && last && len > 0);
-    return inbox_append(b, first, last, len, false);
+    return inbox_append(b, first, last, len, PUSH_BOUNDED);
 }
 
 void inbox_push_always(struct inbox *b, struct inbox_item *item)
 {
-    check(inbox_append(b, item, item, 1, true));
+    check(inbox_append(b, item, item, 1, PUSH_ALWAYS));
 }
 
 struct inbox_item *inbox_drain(struct inbox *b, size_t *ret_len)

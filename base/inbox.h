@@ -34,6 +34,10 @@ void inbox_init(struct inbox *b, size_t len_max);
 void inbox_deinit(struct inbox *b); /* must be empty */
 /* False: full or closed; the item stays the caller's. */
 bool inbox_push(struct inbox *b, struct inbox_item *item);
+/* The same, but a consumer that sleeps sleeps on, until somebody wakes it: the caller has more at
+ * hand, and calls inbox_signal() behind the last. */
+bool inbox_push_quietly(struct inbox *b, struct inbox_item *item);
+void inbox_signal(struct inbox *b); /* wakes the consumer if there is something for it */
 /* All or nothing: the len items from first to last, linked by next (that of last is overwritten).
  * One lock for the whole chain. */
 bool inbox_push_chain(struct inbox *b, struct inbox_item *first, struct inbox_item *last,

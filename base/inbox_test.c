@@ -226,6 +226,35 @@ static void test_wake_and_close_a_sleeper(void **state)
     inbox_deinit(&b);
 }
 
+static void *wait_once(void *arg)
+{
+    inbox_wait(arg, UINT64_MAX);
+    return NULL;
+}
+
+/* One signal for two items. Should the sleeper be woken too early, it is seen to wait no more. */
+static void test_push_quietly(void **state)
+{
+    struct inbox b;
+    struct item items[3] = {0};
+    pthread_t thread;
+    inbox_init(&b, 2);
+    inbox_signal(&b); /* nothing there, nobody waits: not remembered */
+    assert_int_equal(pthread_create(&thread, NULL, wait_once, &b), 0);
+    while (!inbox_is_waiting(&b))
+        sched_yield();
+    inbox_signal(&b);
+    assert_true(inbox_push_quietly(&b, &items[0].link));
+    assert_true(inbox_push_quietly(&b, &items[1].link));
+    assert_false(inbox_push_quietly(&b, &items[2].link));
+    assert_true(inbox_is_waiting(&b));
+    inbox_signal(&b);
+    pthread_join(thread, NULL);
+    assert_ptr_equal(inbox_drain(&b, NULL)->next, &items[1].link);
+    assert_false(b.woken);
+    inbox_deinit(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +262,7 @@ int main(void)
         cmocka_unit_test(test_close),           cmocka_unit_test(test_wake_before_wait),
         cmocka_unit_test(test_deadline),        cmocka_unit_test(test_producers),
         cmocka_unit_test(test_ping_pong),       cmocka_unit_test(test_wake_and_close_a_sleeper),
+        cmocka_unit_test(test_push_quietly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,8 +65,8 @@ bool apply_now(struct apply *a, const struct raft_entry *entries, size_t n, int 
 void apply_push_entries(struct apply *a, const struct raft_entry *entries, size_t n);
 /* A snapshot takes the place of everything up to its index. Takes it. */
 void apply_push_snapshot(struct apply *a, struct received *received);
-/* The requests are finished with OUTCOME_OK when everything up to index is applied: here and now, if
- * it is. */
+/* The requests are finished with OUTCOME_OK when everything up to index is applied: here and now,
+ * if it is. */
 void apply_reads(struct apply *a, uint64_t index, const uint64_t *ids, size_t n);
 
 /* Negative: the store failed or an entry can't be applied; the member must stop. */

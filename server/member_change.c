@@ -64,8 +64,10 @@ void member_change_propose(struct server *s, uint64_t request_id, struct blob *c
     struct request *request;
 
     if (node_propose(s->node, request_id,
-                     (struct raft_entry){.type = RAFT_ENTRY_CONF_CHANGE, .data = change}))
+                     (struct raft_entry){.type = RAFT_ENTRY_CONF_CHANGE, .data = change})) {
+        node_submitted(s->node);
         return;
+    }
     blob_unref(change);
     request = wait_take(&s->wait, request_id);
     if (request)

@@ -78,7 +78,9 @@ void node_wake(struct node *n)
 
 void node_wait(struct node *n)
 {
-    inbox_wait(&n->inbox, n->last_tick_ms + n->o.tick_ms);
+    uint64_t tick_ms = n->last_tick_ms + n->o.tick_ms, reads_ms = node_reads_deadline(n);
+
+    inbox_wait(&n->inbox, tick_ms < reads_ms ? tick_ms : reads_ms);
 }
 
 void grow(void **items, size_t *cap, size_t len, size_t size)

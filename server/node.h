@@ -63,6 +63,8 @@ bool node_propose(struct node *n, uint64_t id, struct raft_entry entry);
 /* The request with that id is finished with OUTCOME_OK once a linearizable read may run. False:
  * full. */
 bool node_read(struct node *n, uint64_t id);
+/* Behind the last of several of these two: they don't wake the worker, this does. */
+void node_submitted(struct node *n);
 /* Moves leadership to that member; the request is finished with OUTCOME_OK when it leads. False:
  * full. */
 bool node_transfer(struct node *n, uint64_t id, uint64_t to);

@@ -59,7 +59,7 @@ bool node_propose(struct node *n, uint64_t id, struct raft_entry entry)
     note->data = entry.data;
     note->type = entry.type;
     note->term = entry.term;
-    if (inbox_push(&n->inbox, &note->item))
+    if (inbox_push_quietly(&n->inbox, &note->item))
         return true;
     node_uncharge(n, entry.data);
     free(note);
@@ -68,7 +68,7 @@ bool node_propose(struct node *n, uint64_t id, struct raft_entry entry)
 
 static bool push_request(struct node *n, struct note *note)
 {
-    if (inbox_push(&n->inbox, &note->item))
+    if (inbox_push_quietly(&n->inbox, &note->item))
         return true;
     free(note);
     return false;
@@ -79,12 +79,20 @@ bool node_read(struct node *n, uint64_t id)
     return push_request(n, note_new(NOTE_READ, id));
 }
 
+void node_submitted(struct node *n)
+{
+    inbox_signal(&n->inbox);
+}
+
 bool node_transfer(struct node *n, uint64_t id, uint64_t to)
 {
     struct note *note = note_new(NOTE_TRANSFER, id);
 
     note->to = to;
-    return push_request(n, note);
+    if (!push_request(n, note))
+        return false;
+    node_submitted(n);
+    return true;
 }
 
 void node_ask(struct node *n, struct node_task *task)

@@ -12,6 +12,7 @@
 #include "server/node.h"
 
 enum { READ_TRIES_MAX = 16, READ_RETRY_MS = 500, MOVES_MAX = 64 };
+enum { READ_GATHER_MIN = 4, READ_GATHER_MS = 2 };
 enum { DELAYED_MAX = 4096, SENDS_MAX = 64, SEND_KEEP_MS = 30000 };
 enum { REFUSED_PAUSE_MS = 5000 };
 
@@ -75,6 +76,8 @@ struct reads {
     uint64_t tries[READ_TRIES_MAX]; /* the ids under which raft knows the round; 0 of them: none */
     size_t n_tries;
     uint64_t retry_ms;
+    size_t last_len;  /* of the round before, */
+    uint64_t last_ms; /* and when it ended */
 };
 
 /* A request that waits for a member to lead. */
@@ -154,6 +157,8 @@ void node_uncharge(struct node *n, const struct blob *data);
 /* ---- node_read.c ---- */
 
 void node_reads_start(struct node *n);
+/* When node_reads_start() has to be called again. */
+uint64_t node_reads_deadline(const struct node *n);
 /* The round is asked for again, if it has waited long; who is gone is forgotten. */
 void node_reads_tick(struct node *n);
 void node_reads_ready(struct node *n, const struct raft_ready *rd);

@@ -78,20 +78,23 @@ void server_submit(struct server *s, struct request *request)
         request->finish(request, OUTCOME_REQUEST_TOO_LARGE);
         return;
     }
+    struct raft_entry proposal = {.term = request->only_term, .data = entry};
+    uint64_t id = request->id;
+    bool more = request->more;
     if (!wait_add(&s->wait, request)) {
         blob_unref(entry);
         refuse(request, OUTCOME_STOPPED);
         return;
     }
     /* From here on the request may be finished, and gone, at any moment. */
-    uint64_t id = request->id;
-    if (!node_propose(s->node, id,
-                      (struct raft_entry){.term = request->only_term, .data = entry})) {
+    if (!node_propose(s->node, id, proposal)) {
         blob_unref(entry);
         request = wait_take(&s->wait, id);
         if (request)
             refuse(request, OUTCOME_TOO_MANY_REQUESTS);
     }
+    if (!more)
+        node_submitted(s->node);
 }
 
 void server_read_index(struct server *s, struct request *request)
@@ -101,17 +104,25 @@ void server_read_index(struct server *s, struct request *request)
         return;
     }
     prepare(s, request);
+    uint64_t id = request->id;
+    bool more = request->more;
     if (!wait_add(&s->wait, request)) {
         request->finish(request, OUTCOME_STOPPED);
         return;
     }
-    uint64_t id = request->id;
     if (!node_read(s->node, id)) {
         request = wait_take(&s->wait, id);
         metric_add(&metric_read_indexes_failed, 1);
         if (request)
             request->finish(request, OUTCOME_TOO_MANY_REQUESTS);
     }
+    if (!more)
+        node_submitted(s->node);
+}
+
+void server_submitted(struct server *s)
+{
+    node_submitted(s->node);
 }
 
 bool server_cancel(struct server *s, struct request *request)

@@ -55,6 +55,7 @@ struct request {
     size_t stripped_bytes; /* of the message: left out of payload, but counted against the limit */
     struct credentials credentials;
     bool physical; /* COMPACT: answer when the deletion is done */
+    bool more; /* the caller has more at hand: raft begins with them at server_submitted() */
     uint64_t only_term; /* proposed by this term's leader or by nobody; 0: by any */
     void (*finish)(struct request *request, enum outcome outcome);
 

@@ -44,6 +44,8 @@ void server_submit(struct server *s, struct request *request);
 /* Finishes with OUTCOME_OK once a linearizable read may run on the local state; often before it
  * returns. kind must be REQUEST_READ_INDEX. */
 void server_read_index(struct server *s, struct request *request);
+/* Behind the last of several requests that came with `more`: they may wait for this. */
+void server_submitted(struct server *s);
 /* A change of members: kind is MEMBER_ADD, MEMBER_REMOVE or MEMBER_UPDATE, message the decoded
  * request, which is looked at before this returns. */
 void server_change_members(struct server *s, struct request *request, const void *message);
