@@ -25,11 +25,15 @@
 #define KNOCK_NS (20 * MILLISECOND)
 #define SNAPSHOT_OVERDUE_NS (5 * SECOND)
 enum { UNREACHABLE_ONE_IN = 4, SNAPSHOT_PARTIAL_ONE_IN = 3 };
+/* What is too much for a link gets lost, as where a queue is full. Without a bound, reordered
+ * appends of one entry and their rejections multiply without end. */
+enum { LINK_PARCELS_MAX = 512 };
 
 struct link {
     bool cut;
     bool reading; /* a thread of the receiver takes what has arrived, in order */
     struct parcel *first, **last;
+    size_t under_way;
     uint64_t slow_ns;     /* more than the latency */
     uint64_t last_at;     /* when the last message in order arrives */
     uint64_t last_failed; /* when one could not be sent */
@@ -276,6 +280,7 @@ static void arrive(void *arg)
     struct parcel *p = arg;
     struct link *l = link_of(p->from, p->to);
 
+    l->under_way--;
     if (!network_reaches(p->from, p->to)) {
         net.counts.lost++;
         parcel_free(p);
@@ -312,6 +317,7 @@ static void dispatch(struct parcel *p)
     }
     if (p->message.type == world.o.late_type && chance(world.o.late_ppm))
         at += rng_below(&net.rng, world.o.late_ns_max);
+    l->under_way++;
     kernel_after(at - kernel_now(), arrive, p);
 }
 
@@ -380,7 +386,8 @@ static void send_one(struct machine *from, const struct raft_message *m)
         failed(from, to, m->to);
         return;
     }
-    if (chance(world.o.drop_ppm)) {
+    bool full = !net.calm && link_of(from, to)->under_way >= LINK_PARCELS_MAX;
+    if (full || chance(world.o.drop_ppm)) {
         net.counts.lost++;
         return;
     }

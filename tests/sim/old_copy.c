@@ -181,7 +181,7 @@ void old_copy_stepped(struct machine *m)
 
     if (c->stage < LOST)
         return;
-    if (is_whole(m, r->log.applied)) {
+    if (is_whole(m, r->log.applied) && !follow_lost_tail(r)) { /* and knows that */
         trace1("m%lu has again what it had lost", m->number);
         c->stage = NONE;
     } else if (c->stage == LOST && r->lost_tail_index > r->log.committed) {
