@@ -94,6 +94,8 @@ void watcher_join(struct watcher *w, struct watch_cohort *c)
 {
     check(w->place == WATCHER_NOWHERE && w->next >= c->position);
     w->cohort = c;
+    if (!is_head(c) && watch_is_crowded(w) && w->interest->refs > c->crowd)
+        c->crowd = w->interest->refs;
     if (w->next == c->position) {
         come_into_step(w, c);
     } else {

@@ -5,8 +5,8 @@
  *   read      from the ring, or the store if the ring does not reach back; outside of the lock
  *   match     each event with the index, once: pairs of set and event, chained by set
  *   prev_kv   if a set wants it: read once per event, outside of the lock
- *   deliver   one batch a set, one response a watcher; no room in its stream: it is parked at the
- *             revision where the slice began
+ *   deliver   one batch a set, one response a watcher; no room in its stream, or not its turn: it
+ *             is parked at the revision where the slice began
  *   move on   those who waited for the new position come into step; at the head the cohort ends
  *
  * A slice ends before the revision that the next watcher ahead waits for, so it comes into step in
@@ -140,15 +140,39 @@ static struct watch_batch *batch_new(struct watch_hub *h, const struct watch_set
     return b;
 }
 
+/* Its consumer has a response in its hands and has not come back for long. */
+static bool is_stuck(const struct watch_stream *s)
+{
+    int64_t revision = atomic_load_explicit(&s->hub->revision, memory_order_relaxed);
+
+    return s->holds && revision - s->taken_revision > s->hub->o.held_revisions_max;
+}
+
+/* What belongs to a step goes out together. Under both locks. */
+static bool may_push(struct watch_stream *s, const struct watcher *w, bool crowded)
+{
+    if (s->first && s->step == s->hub->step)
+        return true;
+    return !is_stuck(s) && (!crowded || watch_round_may(s));
+}
+
+static void park(struct watch_stream *s, struct watcher *w, bool crowded)
+{
+    watcher_park(w);
+    s->wants_round |= crowded;
+    if (s->armed)
+        watch_round_wait(s);
+}
+
 static bool deliver_to(struct watcher *w, struct watch_batch *b, int64_t revision)
 {
     struct watch_stream *s = w->stream;
-    bool done;
+    bool crowded = watch_is_crowded(w), done;
 
     pthread_mutex_lock(&s->lock);
-    done = watch_push_events(s, w, b, revision);
+    done = may_push(s, w, crowded) && watch_push_events(s, w, b, revision);
     if (!done)
-        watcher_park(w);
+        park(s, w, crowded);
     pthread_mutex_unlock(&s->lock);
     return done;
 }
@@ -176,6 +200,7 @@ static void deliver(struct watch_hub *h, struct watch_cohort *c)
 {
     struct watch_scratch *s = &h->scratch;
 
+    h->step++;
     for (size_t i = 0; i < s->n_touched; i++) {
         struct watch_set *set = s->touched[i];
 
@@ -214,7 +239,7 @@ static bool begin(struct watch_hub *h, struct watch_cohort *c, struct watch_slic
         .from = c->position,
         .upto = n && n->key <= limit ? n->key - 1 : limit,
         .events_max = h->o.slice_events_max,
-        .bytes_max = WATCH_SLICE_BYTES_MAX,
+        .bytes_max = watch_round_bytes(c),
     };
     if (!any && c != &h->head)
         watch_cohort_merge(c);
@@ -254,6 +279,9 @@ static int end(struct watch_hub *h, struct watch_cohort *c)
     watch_cohort_move(c, slice->next);
     if (c != &h->head && c->position == h->head.position)
         watch_cohort_merge(c);
+    else
+        h->turns.full |= c->crowd > 0;
+    watch_turns_give(h);
     watch_unlock(h);
     return r;
 }

@@ -38,6 +38,10 @@ static void set_defaults(struct watch_hub_options *o)
         o->taken_bytes_min = WATCH_TAKEN_BYTES_MIN;
     if (o->slice_events_max == 0)
         o->slice_events_max = WATCH_SLICE_EVENTS_MAX;
+    if (o->turns_max == 0)
+        o->turns_max = WATCH_TURNS_MAX;
+    if (o->held_revisions_max == 0)
+        o->held_revisions_max = WATCH_HELD_REVISIONS_MAX;
     if (o->progress_interval_ns <= 0)
         o->progress_interval_ns = PROGRESS_INTERVAL_NS;
     if (o->progress_interval_ns < PROGRESS_INTERVAL_MIN_NS)
@@ -67,9 +71,12 @@ struct watch_hub *watch_hub_new(const struct watch_hub_options *options)
     list_init(&h->behind);
     list_init(&h->to_call);
     list_init(&h->progress);
+    list_init(&h->turns.waiting);
+    list_init(&h->turns.queued);
+    list_init(&h->turns.given);
     publish(h);
     watch_cohort_init(&h->head, h, atomic_load(&h->revision) + 1);
-    h->wait_until_ms = UINT64_MAX;
+    h->wait_until_ns = UINT64_MAX;
     return h;
 }
 
@@ -134,15 +141,15 @@ void watch_ring_bell(struct watch_hub *h)
         pthread_cond_signal(&bell->cond);
 }
 
-static bool sleep_until(struct watch_bell *bell, uint64_t until_ms)
+static bool sleep_until(struct watch_bell *bell, uint64_t until_ns)
 {
-    uint64_t now_ms = clock_mono_ms();
+    uint64_t now_ns = clock_mono_ns();
 
-    if (until_ms == UINT64_MAX)
+    if (until_ns == UINT64_MAX)
         return pthread_cond_wait(&bell->cond, &bell->lock) == 0;
-    if (now_ms >= until_ms)
+    if (now_ns >= until_ns)
         return false;
-    struct timespec ts = cond_until((until_ms - now_ms) * 1000000);
+    struct timespec ts = cond_until(until_ns - now_ns);
     return pthread_cond_timedwait(&bell->cond, &bell->lock, &ts) == 0;
 }
 
@@ -153,7 +160,7 @@ void watch_hub_wait(struct watch_hub *h)
     pthread_mutex_lock(&bell->lock);
     while (!h->more && !bell->rung && !bell->stop) {
         bell->waiting = true;
-        if (!sleep_until(bell, h->wait_until_ms))
+        if (!sleep_until(bell, h->wait_until_ns))
             break;
     }
     bell->waiting = false;
@@ -201,6 +208,8 @@ static struct watch_cohort *prepare(struct watch_hub *h)
 
     watch_lock(h);
     watch_streams_resume(h);
+    watch_round_begin(h);
+    watch_turns_give(h);
     watch_assign(h);
     it = list_pop(&h->cohorts);
     if (it) {
@@ -211,10 +220,20 @@ static struct watch_cohort *prepare(struct watch_hub *h)
     return c;
 }
 
+static uint64_t wait_until_ns(struct watch_hub *h, uint64_t now_ns)
+{
+    const struct heap_node *tick = heap_top(&h->ticks);
+    uint64_t reclaim_ns = now_ns + WATCH_RECLAIM_MS * UINT64_C(1000000);
+    uint64_t until_ns = watch_turns_next_ns(h);
+
+    if (tick && (uint64_t)tick->key < until_ns)
+        until_ns = (uint64_t)tick->key;
+    return h->starved && reclaim_ns < until_ns ? reclaim_ns : until_ns;
+}
+
 static void finish(struct watch_hub *h)
 {
     uint64_t now_ns = clock_mono_ns();
-    struct heap_node *n;
 
     watch_lock(h);
     watch_streams_tick(h, now_ns);
@@ -222,10 +241,7 @@ static void finish(struct watch_hub *h)
     watch_streams_progress(h);
     h->more = h->head.position <= atomic_load(&h->revision) || h->n_cohorts > 0 ||
               !list_empty(&h->behind);
-    n = heap_top(&h->ticks);
-    h->wait_until_ms = n ? (uint64_t)n->key / 1000000 + 1 : UINT64_MAX;
-    if (h->starved)
-        h->wait_until_ms = now_ns / 1000000 + WATCH_RECLAIM_MS;
+    h->wait_until_ns = wait_until_ns(h, now_ns);
     watch_unlock(h);
 }
 

@@ -15,7 +15,13 @@
  * send. While more than WATCH_STREAM_BYTES_MAX wait there, or more than WATCH_BYTES_MAX in all
  * streams together, watchers that have something to say become unsynced: they keep the revision
  * where they stopped and nothing else, and go on from there when the consumer has caught up. One
- * response a stream may have also when memory is short, so who reads goes on.
+ * response a stream may have also when memory is short, so who reads goes on. The same happens to a
+ * stream whose consumer does not come back for more than WATCH_HELD_REVISIONS_MAX revisions.
+ *
+ * Where more than WATCH_TURNS_MAX streams want the same they are a crowd: they get it some at a
+ * time, those that lag in responses of several revisions, so that puts need not wait for all of
+ * them (watch_turns.c). In the worst case such a watcher is a cohort's member most of the time, and
+ * what a compaction takes first it misses as any that is behind.
  *
  * What a consumer has taken it may hold for long (its client does not read), and nobody can take
  * that back. So it takes one response at a time, and that is short when all together hold much:
@@ -47,6 +53,8 @@ enum {
     WATCH_RING_BYTES = 32 << 20,               /* recent events */
     WATCH_ANSWERS_MAX = 1024,                  /* see watch_stream_is_full() */
     WATCH_SLICE_EVENTS_MAX = 1000,             /* looked at in one step; of one revision: all */
+    WATCH_TURNS_MAX = 16,                      /* streams of a crowd that are called at one time */
+    WATCH_HELD_REVISIONS_MAX = 64,             /* queued for a consumer that does not come back */
 };
 
 struct watch_hub_options {
@@ -59,6 +67,8 @@ struct watch_hub_options {
     size_t stream_bytes_max, bytes_max;      /* 0: WATCH_STREAM_BYTES_MAX, WATCH_BYTES_MAX */
     size_t taken_bytes_max, taken_bytes_min; /* 0: WATCH_TAKEN_BYTES_MAX, WATCH_TAKEN_BYTES_MIN */
     size_t slice_events_max;                 /* 0: WATCH_SLICE_EVENTS_MAX */
+    size_t turns_max;                        /* 0: WATCH_TURNS_MAX */
+    int64_t held_revisions_max;              /* 0: WATCH_HELD_REVISIONS_MAX */
 };
 
 struct watch_hub *watch_hub_new(const struct watch_hub_options *options);

@@ -420,8 +420,20 @@ static bool take_one(struct model *m, struct model_stream *s)
 
 /* ---- histories ---- */
 
+/* The clock of rounds and turns: each thing that it says comes to pass, or not. */
+static void set_clock(struct model *m)
+{
+    const uint64_t never = UINT64_MAX / 2;
+    struct watch_turns *t = &m->b->hub->turns;
+
+    t->round_ns = one_in(m, 2) ? 0 : never;
+    t->given_ns = one_in(m, 2) ? 0 : never;
+    t->open_ns = one_in(m, 2) ? 1 : never;
+}
+
 static void turn(struct model *m)
 {
+    set_clock(m);
     m->b->hub->reclaimed_ms = 0;
     expect(m, watch_hub_turn(m->b->hub) >= 0);
 }
@@ -469,7 +481,7 @@ static void step(struct model *m)
 
 static bool everything_read(struct model *m)
 {
-    bool more = watch_hub_turn(m->b->hub) > 0 || m->b->hub->starved;
+    bool more = watch_hub_turn(m->b->hub) > 0 || m->b->hub->starved || skip_pause(m->b);
 
     for (size_t i = 0; i < STREAMS; i++)
         while (m->streams[i].open && take_one(m, &m->streams[i]))
@@ -521,6 +533,8 @@ static void begin(struct model *m, uint64_t seed)
         tuning.taken_bytes_max = 1 + below(m, 4000);
         tuning.taken_bytes_min = 1 + below(m, 100);
     }
+    tuning.held_revisions_max = m->roomy ? INT64_MAX : 1 + (int64_t)below(m, 40);
+    tuning.turns_max = m->roomy ? SIZE_MAX : 1 + below(m, 4);
     tuning.slice_events_max = 1 + below(m, 30);
     tuning.response_bytes_max = 30 + below(m, 300);
     m->b = watch_box_new(&tuning);

@@ -6,7 +6,7 @@
  *   watch_cohort   watchers that are equally far     watch_history  slices from the store, prev_kv
  *   watch_deliver  events to watchers                watch_queue    responses, also taken back
  *   watch_take     responses, taken by consumers     watch_stream   what clients ask for
- *   watch_hub      the turn
+ *   watch_turns    crowds                            watch_hub      the turn
  *
  * A watcher is in one of these places, and knows the revision that it wants next:
  *
@@ -43,6 +43,10 @@ enum {
     WATCH_COHORTS_MAX = 64,          /* catching up at once; more wait */
     WATCH_COHORT_SPAN_MAX = 10000,   /* revisions that a watcher waits for a cohort from behind */
     WATCH_SLICE_BYTES_MAX = 1 << 20, /* of one revision: all */
+    WATCH_ROUND_BYTES = 4 << 20,     /* for a crowd, of all its responses together, */
+    WATCH_ROUND_EACH_MIN = 4 << 10,  /* but of each no less than this and no more than that */
+    WATCH_ROUND_EACH_MAX = 64 << 10,
+    WATCH_ROUND_BEHIND = 2048, /* as much more for each so many revisions that it lags */
     WATCH_RECLAIM_MS = 50,
 };
 
@@ -62,6 +66,7 @@ struct watch_cohort {
     struct watch_ring_place ring_place;
     struct watch_index index;
     struct heap ahead;
+    size_t crowd; /* watchers that want the same as one in it; 0: they are no crowd */
 };
 
 struct watcher {
@@ -126,7 +131,8 @@ struct watch_stream {
     int64_t next_id;
     struct list parked;
     size_t n_slow;
-    struct list call_link;     /* in hub->to_call */
+    struct list call_link;     /* in hub->to_call or hub->turns.queued */
+    struct list wait_link;     /* in hub->turns.waiting */
     struct list progress_link; /* in hub->progress: an answer is owed */
     int64_t progress_from;     /* the revision when it was asked for */
     struct heap_node tick;     /* in hub->ticks: a watcher wants progress notifications */
@@ -135,12 +141,19 @@ struct watch_stream {
     pthread_mutex_t lock;
     struct watch_piece *first, **last;
     size_t bytes, n_answers;
-    size_t taken_bytes; /* in the consumer's hands, see watch_take.c */
-    bool armed;         /* ready() is due when something comes */
-    bool taken;         /* something was taken since the last time memory was short */
-    bool has_parked;    /* the hub wants to hear when there is room */
+    uint64_t step;          /* of the last events in it */
+    uint64_t round;         /* of a crowd */
+    int64_t taken_revision; /* published when the consumer took last */
+    size_t taken_bytes;     /* in the consumer's hands, see watch_take.c */
+    bool armed;             /* ready() is due when something comes */
+    bool taken;             /* something was taken since the last time memory was short */
+    bool holds;             /* the last one taken may not have left */
+    bool has_parked;        /* the hub wants to hear when there is room */
+    bool wants_round;       /* not before all has been taken; written under both locks */
+    bool has_turn;
     /* under the bell's lock */
     struct list room_link; /* in hub->bell.room */
+    struct list turn_link; /* in hub->turns.given */
 };
 
 /* What wakes the hub's thread. */
@@ -149,6 +162,23 @@ struct watch_bell {
     pthread_cond_t cond;
     bool rung, waiting, stop;
     struct list room; /* streams that have room again */
+};
+
+/* See watch_turns.c. */
+struct watch_turns {
+    uint64_t round, round_ns; /* and when it began */
+    bool began;               /* somebody has got something in it */
+    bool full;                /* there was more */
+    struct list waiting;      /* streams that wait for the next one */
+    struct list queued;       /* streams of this one that are to be called */
+    bool closed;              /* none is called before those that were have taken, */
+    uint64_t open_ns;         /* and the pause is over; 0: they have not */
+    uint64_t given_ns;        /* the last time that some were called */
+    int64_t revision;         /* at that time */
+    /* under the bell's lock */
+    struct list given; /* streams that were called and have not taken */
+    size_t n_given;
+    bool awaited; /* the last of these rings */
 };
 
 struct watch_match {
@@ -189,6 +219,8 @@ struct watch_hub {
     struct list behind;
     struct list to_call;  /* streams whose ready() is due before the lock is given back */
     struct list progress; /* streams that are owed an answer */
+    struct watch_turns turns;
+    uint64_t step; /* counts them */
     struct heap ticks;
     uint64_t next_serial;
     struct rng rng;
@@ -197,7 +229,7 @@ struct watch_hub {
 
     struct watch_scratch scratch;
     bool more; /* the last turn left work; the hub's thread's */
-    uint64_t wait_until_ms;
+    uint64_t wait_until_ns;
 };
 
 static inline void watch_lock(struct watch_hub *h)
@@ -264,7 +296,21 @@ void watch_reclaim(struct watch_hub *h);
 
 void watch_queue_drop(struct watch_stream *s); /* at the stream's end */
 
+/* ---- watch_turns.c; under the hub's lock, if nothing else is said ---- */
+
+bool watch_is_crowded(const struct watcher *w);     /* many want the same */
+bool watch_round_may(const struct watch_stream *s); /* under the stream's lock, too */
+void watch_round_add(struct watch_stream *s);
+void watch_round_wait(struct watch_stream *s);
+size_t watch_round_bytes(const struct watch_cohort *c); /* how long a slice may be */
+void watch_round_begin(struct watch_hub *h);            /* if the last one is over */
+void watch_turns_give(struct watch_hub *h);
+void watch_turn_end(struct watch_stream *s); /* under the stream's lock */
+uint64_t watch_turns_next_ns(struct watch_hub *h);
+
 /* ---- watch_stream.c; under the lock ---- */
+
+void watch_stream_resume(struct watch_stream *s);
 
 void watch_streams_resume(struct watch_hub *h); /* those that have room again */
 void watch_streams_tick(struct watch_hub *h, uint64_t now_ns);

@@ -48,17 +48,27 @@ struct watch_response *watch_response_free(struct watch_response *r)
 
 /* ---- pushing ---- */
 
-/* Under both locks. */
-static void push(struct watch_stream *s, struct watch_piece *p)
+/* An answer takes a stream out of its round. Under both locks. */
+static void call(struct watch_stream *s, bool crowded)
+{
+    if (!crowded) {
+        list_remove(&s->call_link);
+        list_push(&s->hub->to_call, &s->call_link);
+    } else if (!list_linked(&s->call_link)) {
+        watch_round_add(s);
+    }
+    s->armed = false;
+}
+
+static void push(struct watch_stream *s, struct watch_piece *p, bool crowded)
 {
     p->next = NULL;
     *s->last = p;
     s->last = &p->next;
     s->bytes += p->cost;
     s->n_answers += !watch_piece_has_events(p);
-    if (s->armed && !list_linked(&s->call_link))
-        list_push(&s->hub->to_call, &s->call_link);
-    s->armed = false;
+    if (s->armed || (!crowded && list_linked(&s->call_link)))
+        call(s, crowded);
 }
 
 void watch_push_answer(struct watch_stream *s, const struct watch_response *response)
@@ -66,7 +76,7 @@ void watch_push_answer(struct watch_stream *s, const struct watch_response *resp
     struct watch_piece *p = watch_piece_new(s, response);
 
     pthread_mutex_lock(&s->lock);
-    push(s, p);
+    push(s, p, false);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -101,7 +111,8 @@ bool watch_push_events(struct watch_stream *s, struct watcher *w, struct watch_b
     p->serial = w->serial;
     p->fragment = w->fragment;
     w->quiet = false;
-    push(s, p);
+    s->step = s->hub->step;
+    push(s, p, watch_is_crowded(w));
     return true;
 }
 

@@ -79,12 +79,13 @@ void watch_stream_close(struct watch_stream *s)
     list_remove(&s->link);
     list_remove(&s->call_link);
     list_remove(&s->progress_link);
+    list_remove(&s->wait_link);
     heap_remove(&h->ticks, &s->tick);
     pthread_mutex_lock(&h->bell.lock);
     list_remove(&s->room_link);
     pthread_mutex_unlock(&h->bell.lock);
     watch_unlock(h);
-    watch_queue_drop(s);
+    watch_queue_drop(s); /* ends its turn */
     pthread_mutex_destroy(&s->lock);
     atomic_fetch_sub(&h->n_streams, 1);
     metric_gauge_add(&metric_watch_streams, -1);
@@ -210,20 +211,35 @@ void watch_cancel(struct watch_stream *s, int64_t id)
 
 /* ---- room ---- */
 
-static void resume(struct watch_stream *s)
+void watch_stream_resume(struct watch_stream *s)
 {
+    pthread_mutex_lock(&s->lock);
+    s->wants_round = false;
+    pthread_mutex_unlock(&s->lock);
     while (!list_empty(&s->parked))
         watcher_put_behind(container_of(s->parked.next, struct watcher, link));
 }
 
-void watch_streams_resume(struct watch_hub *h)
+static struct watch_stream *room_pop(struct watch_hub *h)
 {
     struct list *it;
 
     pthread_mutex_lock(&h->bell.lock);
-    while ((it = list_pop(&h->bell.room)))
-        resume(container_of(it, struct watch_stream, room_link));
+    it = list_pop(&h->bell.room);
     pthread_mutex_unlock(&h->bell.lock);
+    return it ? container_of(it, struct watch_stream, room_link) : NULL;
+}
+
+void watch_streams_resume(struct watch_hub *h)
+{
+    struct watch_stream *s;
+
+    while ((s = room_pop(h))) {
+        if (s->wants_round)
+            watch_round_wait(s);
+        else
+            watch_stream_resume(s);
+    }
 }
 
 void watch_streams_starved(struct watch_hub *h, uint64_t now_ms)

@@ -190,6 +190,9 @@ static struct watch_piece *take(struct watch_stream *s)
     struct watch_piece *p = s->first ? take_first(s) : NULL;
 
     s->taken = true;
+    s->holds = p != NULL;
+    s->taken_revision = atomic_load_explicit(&s->hub->revision, memory_order_relaxed);
+    watch_turn_end(s);
     set_taken(s, p && !is_short(p) ? p->response.bytes : 0);
     if (p)
         p->response.more = has_more(s);
@@ -201,6 +204,8 @@ static bool has_room(const struct watch_stream *s)
 {
     const struct watch_hub *h = s->hub;
 
+    if (s->wants_round)
+        return s->armed;
     return s->bytes <= h->o.stream_bytes_max / 2 &&
            (!s->first || atomic_load_explicit(&h->memory, memory_order_relaxed) < h->o.bytes_max);
 }
@@ -242,6 +247,7 @@ void watch_queue_drop(struct watch_stream *s)
 {
     pthread_mutex_lock(&s->lock);
     set_taken(s, 0);
+    watch_turn_end(s);
     while (s->first) {
         struct watch_piece *p = pop(s);
         metric_gauge_add(&metric_pending_events, -(double)p->response.n_events);

@@ -83,7 +83,8 @@ static void test_taken_is_bounded(void **state)
     struct watch_request q = watch_of("a", "c");
     size_t sum = 0;
 
-    open_with(f, &(struct watch_hub_options){.taken_bytes_max = MAX, .taken_bytes_min = TAKEN_MIN});
+    open_with(f, &(struct watch_hub_options){
+                     .taken_bytes_max = MAX, .taken_bytes_min = TAKEN_MIN, .turns_max = SIZE_MAX});
     put_pairs(f);
     q.start_revision = 2;
     for (int i = 0; i < STUCK; i++) {

@@ -23,14 +23,18 @@
 
 #define LU(x) ((unsigned long)(x))
 
+enum { BATCHES_MAX = 8 };
+
 struct applier {
     uint64_t in_entry; /* the fiber that applies one; 0: none */
     uint64_t entry;    /* its index */
     uint64_t effects;
     uint64_t applied; /* the last entry of this life; 0: none */
-    /* The applied index that a batch holds. */
-    const struct db_batch *batch;
-    uint64_t batch_applied;
+    /* The applied indices that batches hold: apply's, and those of snapshots that come in. */
+    struct held {
+        const struct db_batch *batch; /* NULL: free */
+        uint64_t applied;
+    } held[BATCHES_MAX];
 };
 
 static struct applier appliers[MACHINES_MAX + 1];
@@ -121,6 +125,25 @@ static void check_version(const struct machine *m, const struct bytes *key, size
                 "%s writes another record of kind %c", m->name, key->data[0]);
 }
 
+static struct held *held_in(struct applier *a, const struct db_batch *batch)
+{
+    for (int i = 0; i < BATCHES_MAX; i++)
+        if (a->held[i].batch == batch)
+            return &a->held[i];
+    return NULL;
+}
+
+static void hold(struct applier *a, const struct db_batch *batch, uint64_t applied)
+{
+    struct held *h = held_in(a, batch);
+
+    if (!h)
+        h = held_in(a, NULL);
+    if (!h) /* some were never written */
+        h = &a->held[applied % BATCHES_MAX];
+    *h = (struct held){batch, applied};
+}
+
 void check_batch_record(struct machine *m, const struct db_batch *batch, const struct bytes *key,
                         size_t n_key, const struct bytes *value, size_t n_value, bool deleted)
 {
@@ -128,8 +151,7 @@ void check_batch_record(struct machine *m, const struct db_batch *batch, const s
 
     if (is_applied_index(key, n_key) && !deleted) {
         check(n_value == 1 && value->len == 16);
-        a->batch = batch;
-        a->batch_applied = u64_be_get(value->data);
+        hold(a, batch, u64_be_get(value->data));
         return;
     }
     if (memchr("khr", key->data[0], 3)) {
@@ -147,17 +169,18 @@ void check_batch_written(struct machine *m, struct db *db, const struct db_batch
 {
     struct applier *a = applier(m);
     struct open_store *s = machine_store(m, db);
+    struct held *h = held_in(a, batch);
 
-    if (!s || a->batch != batch)
+    if (!s || !h)
         return;
-    require(a->batch_applied >= s->applied, "the applied index only grows", "%s: %lu after %lu",
-            m->name, LU(a->batch_applied), LU(s->applied));
-    require(a->batch_applied == a->applied || (a->in_entry && a->batch_applied == a->entry) ||
+    require(h->applied >= s->applied, "the applied index only grows", "%s: %lu after %lu", m->name,
+            LU(h->applied), LU(s->applied));
+    require(h->applied == a->applied || (a->in_entry && h->applied == a->entry) ||
                 a->applied == 0 || s->applied == 0 /* a snapshot is read */,
             "the applied index is that of the batch's last entry", "%s: %lu, applied is %lu",
-            m->name, LU(a->batch_applied), LU(a->applied));
-    s->applied = a->batch_applied;
-    a->batch = NULL;
+            m->name, LU(h->applied), LU(a->applied));
+    s->applied = h->applied;
+    h->batch = NULL;
 }
 
 void check_hash_kv(const struct machine *m, int64_t revision, int64_t compacted, uint32_t hash)

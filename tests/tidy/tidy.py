@@ -392,9 +392,19 @@ def named_tests(tree):
                 yield path, number, f"there is no {name}"
 
 
+def planted_bugs(tree):
+    """The bugs that are planted for the simulator still fit the code."""
+    for path in tree.paths:
+        if path.startswith("tests/sim/bugs/") and path.endswith(".patch"):
+            done = subprocess.run(["patch", "-p1", "--batch", "--dry-run", "-i", path],
+                                  cwd=tree.root, capture_output=True, check=False)
+            if done.returncode:
+                yield path, 1, "does not apply"
+
+
 RULES = [include_order, confined_headers, file_sizes, function_sizes, line_lengths, head_essays,
          banned_calls, unfinished_marks, pretended_parts, machine_names, readmes, named_tests,
-         dead_files, raft_purity]
+         planted_bugs, dead_files, raft_purity]
 NEED_BUILD = {dead_files, raft_purity}
 
 

@@ -87,6 +87,12 @@ CASES = [
     ("readmes", "", {"base/x.c": c(""), "base/README.md": "x\n" * 150, "README.md": "x\n"}),
     ("named_tests", "no test_gone", {"docs/traps.md": "| `test_gone` |\n", "base/x.c": c("")}),
     ("named_tests", "no raft/y.txt", {"docs/traps.md": "`raft/y.txt`\n", "raft/x.txt": "\n"}),
+    ("planted_bugs", "does not apply", {
+        "base/x.c": c("int x;\n"),
+        "tests/sim/bugs/b.patch": "Y.\n--- a/base/x.c\n+++ b/base/x.c\n@@ -1 +1 @@\n-int y;\n+\n"}),
+    ("planted_bugs", "", {
+        "base/x.c": "int y;\n",
+        "tests/sim/bugs/b.patch": "Y.\n--- a/base/x.c\n+++ b/base/x.c\n@@ -1 +1 @@\n-int y;\n+\n"}),
     ("named_tests", "", {
         "docs/traps.md": "`test_x` (`base/x.c`), patch `p`, `bugs`\n", "bugs/p.patch": "\n",
         "base/x.c": c("void test_x(void);\nint bugs;\n")}),
