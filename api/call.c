@@ -396,12 +396,14 @@ void call_submit_by(struct call *call, enum request_kind kind, void (*submit)(st
 
 void call_read_index(struct call *call, call_step step)
 {
+    struct queue *q = call->queue;
+
     call->request.kind = REQUEST_READ_INDEX;
     call->request.payload = BYTES_NULL;
     call->step = step;
     call->phase = CALL_SUBMITTED;
-    queue_submit(call->queue);
-    server_read_index(call->server, &call->request);
+    if (server_read_index(call->server, &call->request)) /* else the call may be gone */
+        queue_submit(q);
 }
 
 static void scan_run(struct scan_job *job)

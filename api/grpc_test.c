@@ -23,6 +23,22 @@ static void test_finished_inside_submit(void **state)
     call_expect(call_begin(PUT, put_message, NULL), GRPC_STATUS_OK, "", "\x0A\x01k\x12\x01v");
 }
 
+/* Raft is woken for what waits for it, and for nothing else. */
+static void test_raft_is_woken(void **state)
+{
+    size_t before = SERVER_GET(n_submitted);
+
+    SERVER_SET(finish_inside, true);
+    call_expect(call_begin(RANGE, point_message, NULL), GRPC_STATUS_OK, "", "server_range");
+    assert_int_equal(SERVER_GET(n_submitted), before);
+    SERVER_SET(finish_inside, false);
+    struct client_call *c = call_begin(RANGE, point_message, NULL);
+    wait_until(&server.n_held, 1);
+    assert_int_equal(SERVER_GET(n_submitted), before + 1);
+    finish_all(OUTCOME_TOO_MANY_REQUESTS);
+    call_expect(c, GRPC_STATUS_UNKNOWN, "etcdserver: too many requests", NULL);
+}
+
 static void test_finished_elsewhere(void **state)
 {
     struct client_call *c = call_begin(PUT, put_message, NULL);
@@ -380,6 +396,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_finished_inside_submit),
+        TEST(test_raft_is_woken),
         TEST(test_finished_elsewhere),
         TEST(test_many),
         TEST(test_refused_before_submit),

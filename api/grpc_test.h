@@ -48,6 +48,7 @@ struct server {
     size_t n_held;
     struct request *fresh[REQUESTS_MAX]; /* before server_submitted() */
     size_t n_fresh;
+    size_t n_submitted; /* calls of server_submitted() */
     size_t n_cancelled;
     bool finish_inside; /* server_submit() finishes before it returns */
     bool no_leader;
@@ -89,7 +90,8 @@ void server_info(struct server *s, struct server_info *ret)
     *ret = (struct server_info){.leader_id = SERVER_GET(no_leader) ? 0 : 1};
 }
 
-static void submit(struct server *s, struct request *request, bool more)
+/* False: it is finished. */
+static bool submit(struct server *s, struct request *request, bool more)
 {
     bool inside;
 
@@ -110,6 +112,7 @@ static void submit(struct server *s, struct request *request, bool more)
         buf_append_bytes(&request->response, request->payload);
         request->finish(request, OUTCOME_OK);
     }
+    return !inside;
 }
 
 void server_submit(struct server *s, struct request *request)
@@ -123,14 +126,15 @@ void server_submitted(struct server *s)
     memcpy(s->held + s->n_held, s->fresh, s->n_fresh * sizeof(s->fresh[0]));
     s->n_held += s->n_fresh;
     s->n_fresh = 0;
+    s->n_submitted++;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
 }
 
-void server_read_index(struct server *s, struct request *request)
+bool server_read_index(struct server *s, struct request *request)
 {
     assert_int_equal(request->kind, REQUEST_READ_INDEX);
-    submit(s, request, request->more);
+    return submit(s, request, request->more);
 }
 
 static bool take_back(struct request **requests, size_t *n, const struct request *request)

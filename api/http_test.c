@@ -56,7 +56,7 @@ enum outcome server_range(struct server *s, const void *request, struct buf *res
     return s->range_outcome;
 }
 
-void server_read_index(struct server *s, struct request *request)
+bool server_read_index(struct server *s, struct request *request)
 {
     pthread_mutex_lock(&s->lock);
     bool hold = s->hold;
@@ -66,6 +66,7 @@ void server_read_index(struct server *s, struct request *request)
     pthread_mutex_unlock(&s->lock);
     if (!hold)
         request->finish(request, s->read_outcome);
+    return hold;
 }
 
 bool server_cancel(struct server *s, struct request *request)

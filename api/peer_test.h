@@ -213,7 +213,7 @@ bool server_scan(struct server *s, struct scan_job *job)
     return true;
 }
 
-void server_read_index(struct server *s, struct request *request)
+bool server_read_index(struct server *s, struct request *request)
 {
     pthread_mutex_lock(&s->lock);
     bool hold = s->hold_reads;
@@ -223,6 +223,7 @@ void server_read_index(struct server *s, struct request *request)
     pthread_mutex_unlock(&s->lock);
     if (!hold)
         request->finish(request, s->read_outcome);
+    return hold;
 }
 
 /* As a read: what is answered is the test's. */

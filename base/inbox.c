@@ -8,8 +8,8 @@
  * Invariants: (1) first is NULL and last points to it exactly when len is 0. (2) waiting is true
  * only from the consumer's decision to sleep to the first producer that signals; that producer
  * clears it, so one sleep costs one signal however many items follow; one pushed quietly waits for
- * inbox_signal(). (3) The signal is sent after
- * the lock is given back, so that the consumer does not wake up into a held lock.
+ * inbox_signal(). (3) The signal is sent after the lock is given back, so that the consumer does
+ * not wake up into a held lock.
  */
 #include "base/inbox.h"
 

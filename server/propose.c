@@ -97,27 +97,29 @@ void server_submit(struct server *s, struct request *request)
         node_submitted(s->node);
 }
 
-void server_read_index(struct server *s, struct request *request)
+bool server_read_index(struct server *s, struct request *request)
 {
     if (atomic_load_explicit(&s->state.local_reads, memory_order_acquire)) {
         request->finish(request, OUTCOME_OK);
-        return;
+        return false;
     }
     prepare(s, request);
     uint64_t id = request->id;
     bool more = request->more;
     if (!wait_add(&s->wait, request)) {
         request->finish(request, OUTCOME_STOPPED);
-        return;
+        return false;
     }
     if (!node_read(s->node, id)) {
         request = wait_take(&s->wait, id);
         metric_add(&metric_read_indexes_failed, 1);
         if (request)
             request->finish(request, OUTCOME_TOO_MANY_REQUESTS);
+        return false;
     }
     if (!more)
         node_submitted(s->node);
+    return true;
 }
 
 void server_submitted(struct server *s)

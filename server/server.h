@@ -41,9 +41,10 @@ bool server_wait_ready(struct server *s, uint64_t timeout_ms);
 
 /* The seven steps of the request path (propose.c). */
 void server_submit(struct server *s, struct request *request);
-/* Finishes with OUTCOME_OK once a linearizable read may run on the local state; often before it
- * returns. kind must be REQUEST_READ_INDEX. */
-void server_read_index(struct server *s, struct request *request);
+/* Finishes with OUTCOME_OK once a linearizable read may run on the local state. kind must be
+ * REQUEST_READ_INDEX. False: it was finished before this returned, as mostly where the member is
+ * alone; raft has nothing of it. */
+bool server_read_index(struct server *s, struct request *request);
 /* Behind the last of several requests that came with `more`: they may wait for this. */
 void server_submitted(struct server *s);
 /* A change of members: kind is MEMBER_ADD, MEMBER_REMOVE or MEMBER_UPDATE, message the decoded
