@@ -27,7 +27,8 @@ func lastNumber(t *testing.T, s *harness.Server, msg, field string) (number uint
 }
 
 // TestSnapshotCount: what is applied becomes durable in the database after so many entries, however small they are. A
-// kill -9 shows what was. By default so few entries are left to the log.
+// kill -9 shows what was: what the server said, and what was applied between that and its flush. By default so few
+// entries are left to the log.
 func TestSnapshotCount(t *testing.T) {
 	const puts, count = 350, 100
 	for _, test := range []struct {
@@ -44,8 +45,9 @@ func TestSnapshotCount(t *testing.T) {
 			saved := lastNumber(t, s, "saved snapshot to disk", "snapshot-index")
 			must(t, s.Kill9())
 			must(t, s.StartReady())
-			if applied := lastNumber(t, s, "restarting local member", "applied-index"); applied != saved {
-				t.Errorf("%d entries were durable, not %d", applied, saved)
+			applied := lastNumber(t, s, "restarting local member", "applied-index")
+			if applied < saved || (saved == 0 && applied > 0) {
+				t.Errorf("%d entries were durable, %d of them said to be", applied, saved)
 			}
 		})
 	}
