@@ -41,6 +41,9 @@ enum {
      * else it is read again for each lookup (400 us). */
     CACHE_SHARD_BITS = 1,
     TABLE_BYTES = 32 << 20,
+    /* Tables go to the disk while they are written, not when they are synced: a sync of the raft
+     * log would wait for all of that. */
+    TABLE_WRITE_BYTES = 512 << 10,
     LEVEL_BASE_BYTES = 64 << 20,
     INFO_LOG_LEVEL_FATAL = 4,
     TABLE_FORMAT_VERSION = 5,
@@ -265,6 +268,7 @@ static void write_options_set(rocksdb_options_t *o, uint64_t write_buffer_bytes)
     rocksdb_options_set_target_file_size_base(o, TABLE_BYTES);
     rocksdb_options_set_max_bytes_for_level_base(o, LEVEL_BASE_BYTES);
     rocksdb_options_set_max_background_jobs(o, BACKGROUND_JOBS_MAX);
+    rocksdb_options_set_bytes_per_sync(o, TABLE_WRITE_BYTES);
     rocksdb_options_set_compaction_filter_factory(
         o, rocksdb_compactionfilterfactory_create(NULL, nothing_to_free, pace_new, pace_name));
 }
