@@ -136,13 +136,28 @@ static inline void compact(struct watch_box *b, int64_t revision)
     compact_all(b);
 }
 
-static inline void turns(struct watch_box *b)
+/* Those that catch up go on at the next turn of the hub. False: they don't rest. */
+static inline bool skip_rest(struct watch_hub *h)
+{
+    bool rests = h->rest.until_ns > 0;
+
+    h->rest.until_ns = 0;
+    return rests;
+}
+
+static inline void hub_turns(struct watch_hub *h)
 {
     int r;
 
-    while ((r = watch_hub_turn(b->hub)) > 0)
-        ;
+    do {
+        r = watch_hub_turn(h);
+    } while (r > 0 || (r == 0 && skip_rest(h)));
     check(r == 0);
+}
+
+static inline void turns(struct watch_box *b)
+{
+    hub_turns(b->hub);
 }
 
 /* Those who wait for their turn have it at the next one of the hub. False: nobody does. */

@@ -8,15 +8,17 @@
  *   3  the values of those, in the order of the store, as many as have bytes enough (store held)
  *   4  the events, in the order of revisions, in a block of their own
  *
- * How many values are read at once follows their size: twice as many while they are small, half as
- * many when they were large; so mostly they are read once although nobody knows beforehand how long
- * they are. If they were much too large, the slice is cut and they are read again.
+ * How many values are read at once follows their size, and the time that it took: twice as many
+ * while that is little, half as many when it was much; so mostly they are read once although nobody
+ * knows beforehand how long they are, and others wait shortly for the processor. If they were much
+ * too large, the slice is cut and they are read again.
  *
  * Thread: the hub's, outside of its lock.
  */
 #include <errno.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "server/watch_private.h"
 
@@ -144,11 +146,12 @@ static size_t list_versions(struct watch_scratch *s)
     return n;
 }
 
-static void adapt(struct watch_scratch *s, size_t n)
+static void adapt(struct watch_scratch *s, size_t n, uint64_t took_ns)
 {
-    if (s->values.len > WATCH_SLICE_BYTES_MAX)
+    if (s->values.len > WATCH_SLICE_BYTES_MAX || took_ns > 2 * WATCH_WORK_NS)
         s->values_max = s->values_max / 2 > VALUES_MIN ? s->values_max / 2 : VALUES_MIN;
-    else if (s->values.len < WATCH_SLICE_BYTES_MAX / 4 && n >= s->values_max &&
+    else if (s->values.len < WATCH_SLICE_BYTES_MAX / 4 && took_ns < WATCH_WORK_NS / 2 &&
+             n >= s->values_max &&
              s->values_max < WATCH_SLICE_EVENTS_MAX) /* more are not looked at */
         s->values_max *= 2;
 }
@@ -156,6 +159,7 @@ static void adapt(struct watch_scratch *s, size_t n)
 static int read_values(struct watch_hub *h, size_t bytes_max)
 {
     struct watch_scratch *s = &h->scratch;
+    uint64_t begun_ns = clock_thread_cpu_ns();
     size_t n = list_versions(s);
     int r = 0;
 
@@ -166,7 +170,7 @@ static int read_values(struct watch_hub *h, size_t bytes_max)
         r = mvcc_versions(h->o.store->mvcc, s->versions, n, take_value, s);
     r = overtaken(h, r);
     store_release(h->o.store);
-    adapt(s, n);
+    adapt(s, n, clock_thread_cpu_ns() - begun_ns);
     return r;
 }
 

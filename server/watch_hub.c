@@ -7,7 +7,10 @@
  *          -> a step of one cohort that catches up -> notifications, owed progress, short memory
  *
  * The head comes first and between any two steps of others, so an event waits for one bounded step
- * at most, however many are behind. Cohorts take turns.
+ * at most, however many are behind. Cohorts take turns. While there are writes they rest: the
+ * thread, the consumers' and the clients' would take the processors from them. A rest is REST_TIMES
+ * as long as the work was, unless the work has not passed REST_GAIN times what was written
+ * meanwhile: then there would be no end to it.
  *
  * The apply turn never takes the hub's lock: it copies into the ring, under the ring's own, and
  * rings the bell, both held for some instructions. With no stream open it does not even that.
@@ -20,6 +23,9 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "server/watch_private.h"
+
+enum { REST_TIMES = 3, REST_GAIN = 4 };
+#define REST_NS_MAX UINT64_C(100000000)
 
 #define PROGRESS_INTERVAL_NS INT64_C(600000000000)
 #define PROGRESS_INTERVAL_MIN_NS INT64_C(100000000)
@@ -42,6 +48,8 @@ static void set_defaults(struct watch_hub_options *o)
         o->turns_max = WATCH_TURNS_MAX;
     if (o->held_revisions_max == 0)
         o->held_revisions_max = WATCH_HELD_REVISIONS_MAX;
+    if (o->work_ns == 0)
+        o->work_ns = WATCH_WORK_NS;
     if (o->progress_interval_ns <= 0)
         o->progress_interval_ns = PROGRESS_INTERVAL_NS;
     if (o->progress_interval_ns < PROGRESS_INTERVAL_MIN_NS)
@@ -75,6 +83,7 @@ struct watch_hub *watch_hub_new(const struct watch_hub_options *options)
     list_init(&h->turns.queued);
     list_init(&h->turns.given);
     publish(h);
+    h->seen = atomic_load(&h->revision);
     watch_cohort_init(&h->head, h, atomic_load(&h->revision) + 1);
     h->wait_until_ns = UINT64_MAX;
     return h;
@@ -199,19 +208,58 @@ void watch_hub_reset(struct watch_hub *h)
     watch_hub_wake(h);
 }
 
+/* ---- those that catch up ---- */
+
+static bool rests(struct watch_hub *h)
+{
+    if (h->rest.until_ns > 0 && clock_mono_ns() >= h->rest.until_ns)
+        h->rest.until_ns = 0;
+    return h->rest.until_ns > 0;
+}
+
+/* After a step that took so long. */
+static void rest(struct watch_hub *h, uint64_t worked_ns)
+{
+    struct watch_rest *rest = &h->rest;
+    int64_t revision = atomic_load(&h->revision), came = revision - rest->revision;
+    uint64_t ns;
+
+    rest->revision = revision;
+    rest->worked_ns += worked_ns;
+    if (rest->worked_ns < h->o.work_ns)
+        return;
+    ns = REST_TIMES * rest->worked_ns;
+    rest->worked_ns = 0;
+    if (!watch_is_quiet(h) && rest->passed >= REST_GAIN * came)
+        rest->until_ns = clock_mono_ns() + (ns < REST_NS_MAX ? ns : REST_NS_MAX);
+}
+
+static int catch_up(struct watch_hub *h, struct watch_cohort *c)
+{
+    uint64_t begun_ns = clock_thread_cpu_ns();
+    int r;
+
+    h->rest.passed = 0;
+    r = watch_cohort_step(h, c);
+    rest(h, clock_thread_cpu_ns() - begun_ns);
+    return r;
+}
+
 /* ---- the turn ---- */
 
+/* Whose turn it is to catch up; NULL: nobody's. */
 static struct watch_cohort *prepare(struct watch_hub *h)
 {
     struct watch_cohort *c = NULL;
-    struct list *it;
+    struct list *it = NULL;
 
     watch_lock(h);
     watch_streams_resume(h);
     watch_round_begin(h);
     watch_turns_give(h);
     watch_assign(h);
-    it = list_pop(&h->cohorts);
+    if (!rests(h))
+        it = list_pop(&h->cohorts);
     if (it) {
         list_push(&h->cohorts, it);
         c = container_of(it, struct watch_cohort, link);
@@ -228,19 +276,25 @@ static uint64_t wait_until_ns(struct watch_hub *h, uint64_t now_ns)
 
     if (tick && (uint64_t)tick->key < until_ns)
         until_ns = (uint64_t)tick->key;
+    if (h->rest.until_ns > 0 && h->rest.until_ns < until_ns)
+        until_ns = h->rest.until_ns;
     return h->starved && reclaim_ns < until_ns ? reclaim_ns : until_ns;
 }
 
 static void finish(struct watch_hub *h)
 {
+    int64_t revision = atomic_load(&h->revision);
     uint64_t now_ns = clock_mono_ns();
 
+    if (revision != h->seen)
+        h->written_ns = now_ns;
+    h->seen = revision;
     watch_lock(h);
     watch_streams_tick(h, now_ns);
     watch_streams_starved(h, now_ns / 1000000);
     watch_streams_progress(h);
-    h->more = h->head.position <= atomic_load(&h->revision) || h->n_cohorts > 0 ||
-              !list_empty(&h->behind);
+    h->more = h->head.position <= atomic_load(&h->revision) ||
+              ((h->n_cohorts > 0 || !list_empty(&h->behind)) && !rests(h));
     h->wait_until_ns = wait_until_ns(h, now_ns);
     watch_unlock(h);
 }
@@ -251,7 +305,7 @@ int watch_hub_turn(struct watch_hub *h)
     int r = watch_cohort_step(h, &h->head);
 
     if (r == 0 && c)
-        r = watch_cohort_step(h, c);
+        r = catch_up(h, c);
     if (r < 0)
         return err_trace(r);
     finish(h);

@@ -782,6 +782,48 @@ static void test_many_cohorts(void **state)
     assert_int_equal(n, WATCHERS * (WATCHERS + 1) / 2);
 }
 
+/* Who catches up beside writes rests after its work, but for the head; not without writes, and not
+ * if as much comes. */
+static void test_rest(void **state)
+{
+    enum { BEHIND = 40, SLICE = 8 };
+    struct fixture *f = *state;
+    struct watch_request q = watch_of("a", NULL);
+    struct watch_rest *rest;
+
+    reopen(f, &(struct watch_hub_options){.slice_events_max = SLICE, .work_ns = 1});
+    rest = &f->b->hub->rest;
+    for (int i = 0; i < BEHIND; i++)
+        put(f->b, "a", "1");
+    turns(f->b);
+    create(f, watch_of("b", NULL));
+    q.start_revision = 2;
+    create(f, q);
+    f->b->hub->written_ns = 0; /* long ago */
+    assert_int_equal(watch_hub_turn(f->b->hub), 1);
+    assert_int_equal(rest->until_ns, 0);
+    taken(f->b, &f->c);
+
+    put(f->b, "b", "1");
+    assert_int_equal(watch_hub_turn(f->b->hub), 1); /* which sees that */
+    assert_int_equal(watch_hub_turn(f->b->hub), 0);
+    assert_int_equal(rest->passed, SLICE);
+    assert_true(rest->until_ns > 0);
+    taken(f->b, &f->c);
+    rest->until_ns = UINT64_MAX;
+    put(f->b, "b", "2");
+    assert_int_equal(watch_hub_turn(f->b->hub), 0);
+    assert_taken(f->b, &f->c, "#0 r43 +b=2@43");
+
+    for (int i = 0; i < SLICE; i++)
+        put(f->b, "b", "3");
+    skip_rest(f->b->hub);
+    assert_int_equal(watch_hub_turn(f->b->hub), 1);
+    assert_int_equal(rest->until_ns, 0);
+    turns(f->b);
+    assert_int_equal(f->b->hub->n_cohorts, 0);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -814,6 +856,7 @@ int main(void)
         TEST(test_ready),
         TEST(test_response_outlives),
         TEST(test_many_cohorts),
+        TEST(test_rest),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

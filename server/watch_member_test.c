@@ -10,15 +10,6 @@
 
 enum { CATCHUP = 20, MANY = 100 };
 
-static void hub_turns(struct cluster *c, size_t i)
-{
-    int r;
-
-    while ((r = watch_hub_turn(server_watch_hub(server_at(c, i)))) > 0)
-        ;
-    assert_int_equal(r, 0);
-}
-
 static void watch_at(struct cluster *c, size_t i, struct watch_client *client, int64_t start)
 {
     struct watch_request q = watch_of("k", NULL);
@@ -67,7 +58,7 @@ static void test_follower(void **state)
     watch_at(c, i, &client, 0);
     puts_of_k(c, i, 3);
     cluster_settle(c);
-    hub_turns(c, i);
+    hub_turns(server_watch_hub(server_at(c, i)));
     assert_int_equal(seen(&client, 2), 5);
     assert_int_equal(server_watch_hub(server_at(c, i))->ring.from, 2); /* not from the store */
     watch_stream_close(client.stream);
@@ -75,7 +66,7 @@ static void test_follower(void **state)
     cluster_open(c, i);
     cluster_settle(c);
     watch_at(c, i, &client, 3);
-    hub_turns(c, i);
+    hub_turns(server_watch_hub(server_at(c, i)));
     assert_int_equal(seen(&client, 3), 5);
     watch_stream_close(client.stream);
 }
@@ -91,7 +82,7 @@ static void test_snapshot(void **state)
     watch_at(c, i, &client, 0);
     puts_of_k(c, leader, 3);
     cluster_settle(c);
-    hub_turns(c, i);
+    hub_turns(server_watch_hub(server_at(c, i)));
     next = seen(&client, 2);
     assert_int_equal(next, 5);
     c->peers[i].cut = true;
@@ -101,7 +92,7 @@ static void test_snapshot(void **state)
     assert_int_equal(c->snapshots, 1);
     puts_of_k(c, i, 3);
     cluster_settle(c);
-    hub_turns(c, i);
+    hub_turns(server_watch_hub(server_at(c, i)));
     assert_int_equal(seen(&client, next), next + MANY + 3);
     watch_stream_close(client.stream);
 }

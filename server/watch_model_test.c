@@ -429,6 +429,8 @@ static void set_clock(struct model *m)
     t->round_ns = one_in(m, 2) ? 0 : never;
     t->given_ns = one_in(m, 2) ? 0 : never;
     t->open_ns = one_in(m, 2) ? 1 : never;
+    if (one_in(m, 2))
+        skip_rest(m->b->hub);
 }
 
 static void turn(struct model *m)
@@ -481,7 +483,8 @@ static void step(struct model *m)
 
 static bool everything_read(struct model *m)
 {
-    bool more = watch_hub_turn(m->b->hub) > 0 || m->b->hub->starved || skip_pause(m->b);
+    bool more = watch_hub_turn(m->b->hub) > 0 || m->b->hub->starved || skip_pause(m->b) ||
+                skip_rest(m->b->hub);
 
     for (size_t i = 0; i < STREAMS; i++)
         while (m->streams[i].open && take_one(m, &m->streams[i]))
@@ -536,6 +539,7 @@ static void begin(struct model *m, uint64_t seed)
     tuning.held_revisions_max = m->roomy ? INT64_MAX : 1 + (int64_t)below(m, 40);
     tuning.turns_max = m->roomy ? SIZE_MAX : 1 + below(m, 4);
     tuning.slice_events_max = 1 + below(m, 30);
+    tuning.work_ns = one_in(m, 2);
     tuning.response_bytes_max = 30 + below(m, 300);
     m->b = watch_box_new(&tuning);
 }

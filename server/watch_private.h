@@ -33,6 +33,7 @@
  */
 #pragma once
 
+#include "base/clock.h"
 #include "base/heap.h"
 #include "base/rng.h"
 #include "server/watch_hub.h"
@@ -48,6 +49,7 @@ enum {
     WATCH_ROUND_EACH_MAX = 64 << 10,
     WATCH_ROUND_BEHIND = 2048, /* as much more for each so many revisions that it lags */
     WATCH_RECLAIM_MS = 50,
+    WATCH_QUIET_NS = 100 * 1000 * 1000, /* without writes: those who catch up need not hold back */
 };
 
 enum watcher_place {
@@ -181,6 +183,14 @@ struct watch_turns {
     bool awaited; /* the last of these rings */
 };
 
+/* Of those that catch up, see watch_hub.c; the hub's thread's. */
+struct watch_rest {
+    int64_t passed;     /* revisions, in the last step */
+    int64_t revision;   /* published at its end */
+    uint64_t worked_ns; /* of the processor, since the last rest */
+    uint64_t until_ns;  /* 0: there is none */
+};
+
 struct watch_match {
     uint32_t event, next;
 };
@@ -228,9 +238,18 @@ struct watch_hub {
     uint64_t reclaimed_ms;
 
     struct watch_scratch scratch;
-    bool more; /* the last turn left work; the hub's thread's */
+    struct watch_rest rest;
+    int64_t seen;        /* the revision, at the end of the last turn */
+    uint64_t written_ns; /* when it was another one */
+    bool more;           /* the last turn left work; the hub's thread's */
     uint64_t wait_until_ns;
 };
+
+/* The hub's thread: nothing has been written for a while. */
+static inline bool watch_is_quiet(const struct watch_hub *h)
+{
+    return clock_mono_ns() >= h->written_ns + WATCH_QUIET_NS;
+}
 
 static inline void watch_lock(struct watch_hub *h)
 {

@@ -161,11 +161,11 @@ void watch_round_wait(struct watch_stream *s)
 }
 
 /* Short ones cost more an event, so they grow with what there is to catch up with, and need not be
- * short if nothing is written. */
+ * short if nothing is written. Long ones for clients that do not read are not only for nothing: the
+ * more comes, the larger a window gRPC's clients open. */
 size_t watch_round_bytes(const struct watch_cohort *c)
 {
     const struct watch_hub *h = c->hub;
-    bool quiet = h->turns.revision == atomic_load(&h->revision);
     size_t behind = (size_t)(h->head.position - c->position), each;
 
     if (c->crowd == 0)
@@ -174,7 +174,7 @@ size_t watch_round_bytes(const struct watch_cohort *c)
     if (each < WATCH_ROUND_EACH_MIN)
         each = WATCH_ROUND_EACH_MIN;
     each *= 1 + behind / WATCH_ROUND_BEHIND;
-    return quiet || each > WATCH_ROUND_EACH_MAX ? WATCH_ROUND_EACH_MAX : each;
+    return watch_is_quiet(h) || each > WATCH_ROUND_EACH_MAX ? WATCH_ROUND_EACH_MAX : each;
 }
 
 static uint64_t round_end_ns(const struct watch_turns *t)
