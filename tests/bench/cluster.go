@@ -103,7 +103,7 @@ func (c *config) join(out *table) error {
 	out.start(fmt.Sprintf("an empty member joins three with %d MiB, puts at %d/s", c.joinBytes>>20, c.rate), "etcd", "Cairn", "ratio")
 	row := func(what string, f func(joinFigures) float64) {
 		a, b := f(got[0]), f(got[1])
-		out.add(what, fmt.Sprintf("%.2f", a), fmt.Sprintf("%.2f", b), fmt.Sprintf("%.2f", b/a))
+		out.add(what, fmt.Sprintf("%.2f", a), fmt.Sprintf("%.2f", b), times(b, a))
 	}
 	row("has all, s", func(f joinFigures) float64 { return f.took.Seconds() })
 	row("serves, s", func(f joinFigures) float64 { return f.serves.Seconds() })

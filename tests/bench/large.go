@@ -48,7 +48,7 @@ type latency struct {
 // large runs the memory scenario and, on the same data, the compaction scenario, one server after the other.
 func (c *config) large(out *table) error {
 	var got [2]figures
-	for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
+	for i, kind := range c.kinds() {
 		if err := c.largeOne(kind, &got[i]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
@@ -336,7 +336,7 @@ func closeAll(conns []*grpc.ClientConn) {
 func addMemory(out *table, e, c figures) {
 	mib := func(v int64) float64 { return float64(v) / (1 << 20) }
 	row := func(name, format string, a, b float64) {
-		out.add(name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), fmt.Sprintf("%.3f", b/a))
+		out.add(name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), times(b, a))
 	}
 	row("loading, puts/s", "%.0f", e.loadRate, c.loadRate)
 	row("loading, server us per put", "%.1f", e.loadCPU, c.loadCPU)
@@ -358,7 +358,7 @@ func addMemory(out *table, e, c figures) {
 func addCompaction(out *table, e, c figures) {
 	ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
 	row := func(name string, a, b float64) {
-		out.add(name, fmt.Sprintf("%.2f", a), fmt.Sprintf("%.2f", b), fmt.Sprintf("%.2f", b/a))
+		out.add(name, fmt.Sprintf("%.2f", a), fmt.Sprintf("%.2f", b), times(b, a))
 	}
 	for _, x := range []struct {
 		name string
@@ -376,4 +376,4 @@ func addCompaction(out *table, e, c figures) {
 	row("p99 in Defragment : idle", ratio(e.defragment, e.idle), ratio(c.defragment, c.idle))
 }
 
-func ratio(a, b latency) float64 { return float64(a.p99) / float64(b.p99) }
+func ratio(a, b latency) float64 { return float64(a.p99) / float64(max(b.p99, 1)) }

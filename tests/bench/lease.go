@@ -37,7 +37,7 @@ type leaseFigures struct {
 // lease grants leases by the million, keeps them alive, and lets some thousand end in one second.
 func (c *config) lease(out *table) error {
 	var got [2]leaseFigures
-	for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
+	for i, kind := range c.kinds() {
 		if err := c.leaseOne(kind, &got[i]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
@@ -45,7 +45,7 @@ func (c *config) lease(out *table) error {
 	e, k := got[0], got[1]
 	out.start(fmt.Sprintf("%d leases", c.leases), "etcd", "Cairn", "ratio")
 	row := func(name, format string, a, b float64) {
-		out.add(name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), fmt.Sprintf("%.2f", b/a))
+		out.add(name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), times(b, a))
 	}
 	grown := func(f leaseFigures) float64 { return float64(f.after.RSS-f.before.RSS) / (1 << 20) }
 	ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }

@@ -5,6 +5,7 @@
 //	CAIRN_BIN=build/cairn go run ./bench                      every scenario
 //	go run ./bench -scenarios put,range -duration 2s -runs 5  some
 //	go run ./bench -scenarios memory,compaction -keys 1000000
+//	go run ./bench -scenarios watch-overload -alone           without etcd, which takes half an hour for it
 //	go run ./bench -markdown                                  as a table for a README
 //
 // Method, and what to keep in mind when reading the figures:
@@ -45,8 +46,10 @@ package main
 import (
 	"flag"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +69,7 @@ type config struct {
 	dir       string
 	benchmark string
 	quick     bool
+	alone     bool
 	settle    time.Duration
 
 	joinBytes int64
@@ -73,6 +77,9 @@ type config struct {
 
 var scenarioNames = []string{"put", "range", "txn-put", "memory", "compaction", "watch", "watch-catch-up", "lease",
 	"watch-overload", "cluster", "join"}
+
+// aloneNames are the scenarios that can be run without etcd.
+var aloneNames = []string{"memory", "compaction", "watch-catch-up", "lease", "watch-overload"}
 
 // Sizes with -quick.
 const (
@@ -103,6 +110,7 @@ func run(args []string) error {
 	f.StringVar(&c.dir, "dir", "", "folder for the servers' data (default: a new one in the temporary folder)")
 	f.DurationVar(&c.settle, "settle", 2*time.Second, "pause before memory is read and between the large scenarios")
 	f.BoolVar(&c.quick, "quick", false, "only the 100/10 column of the throughput scenarios, and small sizes of those with watches and leases")
+	f.BoolVar(&c.alone, "alone", false, "Cairn alone, with sizes that take etcd very long: "+strings.Join(aloneNames, ", "))
 	f.Parse(args)
 	if c.quick {
 		c.behind, c.leases = min(c.behind, quickBehind), min(c.leases, quickLeases)
@@ -114,6 +122,9 @@ func run(args []string) error {
 		}
 		if !known {
 			return fmt.Errorf("no scenario %q; there are %s", name, strings.Join(scenarioNames, ", "))
+		}
+		if c.alone && !slices.Contains(aloneNames, name) {
+			return fmt.Errorf("%s compares: it can't be run with -alone", name)
 		}
 		c.scenarios[name] = true
 	}
@@ -177,6 +188,15 @@ func (c *config) servers(name string) (etcd, cairn *harness.Server, err error) {
 		return nil, nil, err
 	}
 	return etcd, cairn, nil
+}
+
+// kinds yields the servers that take part, each with its column.
+func (c *config) kinds() iter.Seq2[int, harness.Kind] {
+	return func(yield func(int, harness.Kind) bool) {
+		if c.alone || yield(0, harness.Etcd) {
+			yield(1, harness.Cairn)
+		}
+	}
 }
 
 // single starts one fresh server.

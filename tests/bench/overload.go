@@ -32,7 +32,7 @@ type overloadFigures struct {
 // streams that are never read, and one watcher that comes from far behind.
 func (c *config) watchOverload(out *table) error {
 	var got [2]overloadFigures
-	for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
+	for i, kind := range c.kinds() {
 		if err := c.overloadOne(kind, &got[i]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
@@ -43,7 +43,7 @@ func (c *config) watchOverload(out *table) error {
 		silent, c.behind, c.rate)
 	out.start("overload", "etcd", "Cairn", "ratio")
 	row := func(name, format string, a, b float64) {
-		out.add(name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), fmt.Sprintf("%.2f", b/a))
+		out.add(name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), times(b, a))
 	}
 	ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
 	mib := func(m harness.Memory) float64 { return float64(m.RSS) / (1 << 20) }

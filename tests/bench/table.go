@@ -31,6 +31,14 @@ func (s spread) text(digits int) string {
 	return fmt.Sprintf("%.*f (%.*f-%.*f)", digits, s.median, digits, s.low, digits, s.high)
 }
 
+// times says how many times of the other's figure this is.
+func times(figure, other float64) string {
+	if other == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", figure/other)
+}
+
 // table collects rows and prints them with equal column widths, or as Markdown. Rows are shown as they come, so that a
 // long run can be watched; the whole table follows at its end.
 type table struct {

@@ -244,14 +244,14 @@ type catchUpFigures struct {
 // watchCatchUp lets a watcher come from behind, first while the events are recent, then after a restart.
 func (c *config) watchCatchUp(out *table) error {
 	var got [2][2]catchUpFigures
-	for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
+	for i, kind := range c.kinds() {
 		if err := c.catchUpOne(kind, &got[i]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
 	}
 	out.start(fmt.Sprintf("%d revisions behind", c.behind), "etcd", "Cairn", "ratio")
 	row := func(name string, a, b float64) {
-		out.add(name, fmt.Sprintf("%.2f", a), fmt.Sprintf("%.2f", b), fmt.Sprintf("%.2f", b/a))
+		out.add(name, fmt.Sprintf("%.2f", a), fmt.Sprintf("%.2f", b), times(b, a))
 	}
 	for n, name := range []string{"from memory", "from disk"} {
 		e, k := got[0][n], got[1][n]
