@@ -32,7 +32,9 @@ static void open_bench(struct bench *b, size_t ring_bytes)
     struct watch_hub_options options = {.store = &b->store,
                                         .state = &b->state,
                                         .ring_bytes = ring_bytes,
-                                        .response_bytes_max = 2 << 20};
+                                        .response_bytes_max = 2 << 20,
+                                        .turns_max = SIZE_MAX,  /* neither crowds */
+                                        .work_ns = UINT64_MAX}; /* nor rests */
 
     b->dir = test_dir_new();
     b->path = mem_printf("%s/db", b->dir);
