@@ -19,7 +19,7 @@
  *  1. A call is answered once: call_answer() checks the phase.
  *  2. The object is reused when it is answered and none of its events is under way, a wake included
  *     (call_let_go()). Before that is looked at, the handler's state is freed, and with it whatever
- *     could wake the call.
+ *     could wake the call. A call that lingers counts its last request as such an event.
  *  3. request.response is empty when a handler starts and after each message.
  */
 #include "api/call.h"
@@ -232,7 +232,7 @@ int call_socket(struct call *call)
 
 void call_answer_status(struct call *call, enum status_code code, const char *text)
 {
-    check(call->phase != CALL_ANSWERED && call->phase != CALL_DONE); /* invariant 1 */
+    check(call->phase < CALL_ANSWERED); /* invariant 1 */
     call->phase = CALL_ANSWERED;
     call->status = (struct status){code, text};
     if (!call->stream || stream_stop(call))
@@ -375,6 +375,8 @@ void call_linger(struct call *call, enum request_kind kind, struct bytes payload
     call->request.kind = kind;
     call->request.payload = payload;
     call->request.finish = on_linger_finish;
+    call->phase = CALL_LINGERS;
+    call->lingers_ms = clock_mono_ms();
     call->n_events++;
     queue_submit(call->queue);
     server_submit(call->server, &call->request);
@@ -529,7 +531,7 @@ static void on_closed(struct queue_event *event, bool ok)
 
 void call_watch(struct call *call)
 {
-    if (call->phase == CALL_ANSWERED || call->phase == CALL_DONE || !call_claim(call, CLAIM_WATCH))
+    if (call->phase >= CALL_ANSWERED || !call_claim(call, CLAIM_WATCH))
         return;
     grpc_op op;
     add_op(&op, GRPC_OP_RECV_CLOSE_ON_SERVER);
@@ -543,6 +545,13 @@ void call_interrupt(struct call *call, bool cancel)
 {
     if (cancel || call->phase == CALL_OPEN)
         call_end_early(call, OUTCOME_STOPPED);
+}
+
+void call_end_lingering(struct call *call, uint64_t now_ms, uint64_t patience_ms)
+{
+    if (call->phase == CALL_LINGERS && call->lingers_ms + patience_ms <= now_ms &&
+        server_cancel(call->server, &call->request))
+        linger_over(call);
 }
 
 void call_lose_leader(struct call *call)

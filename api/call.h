@@ -35,7 +35,8 @@ enum {
     CALL_DIRECT_MAX = 2, /* no more calls alive: the finishing thread answers itself */
 };
 
-/* Who has the call when it is not being run. */
+/* Who has the call when it is not being run. From CALL_ANSWERED on it is answered; LINGERS: the
+ * server has one request more. */
 enum call_phase {
     CALL_RUNS,
     CALL_SUBMITTED,
@@ -43,6 +44,7 @@ enum call_phase {
     CALL_SENDS,
     CALL_OPEN,
     CALL_ANSWERED,
+    CALL_LINGERS,
     CALL_DONE
 };
 
@@ -96,6 +98,7 @@ struct call {
     unsigned n_events; /* events to come: answered, closed, delivered */
     struct status status;
     uint64_t arrived_ns;
+    uint64_t lingers_ms; /* since when */
     struct queue_event answered, closed, delivered;
     struct queue_entry finished, woken;
     atomic_bool waking; /* woken is in the inbox */
@@ -119,8 +122,8 @@ void call_submit_then(struct call *call, enum request_kind kind, struct bytes pa
                       call_step step);
 
 /* From cleanup(): one more request, whose result nobody hears of. The call, answered already, is
- * kept until it is finished, and so is a server that stops. The payload lives in the call's arena.
- */
+ * kept until it is finished; a stop waits for that as queue.h says. The payload lives in the call's
+ * arena. */
 void call_linger(struct call *call, enum request_kind kind, struct bytes payload);
 
 /* A request that goes to the server by another way, which submit() knows; it is finished and
@@ -173,6 +176,8 @@ size_t call_message_ops(struct call *call, grpc_op *ops, bool flush);
 /* Asks for the notice that the call is over. If it comes at once, a call that waits is answered. */
 void call_watch(struct call *call);
 void call_interrupt(struct call *call, bool cancel);
+/* The server stops: takes back what a call lingers for, if it has done so for that long. */
+void call_end_lingering(struct call *call, uint64_t now_ms, uint64_t patience_ms);
 /* For a stream that needs one: there has been no leader for long. */
 void call_lose_leader(struct call *call);
 /* Empties the arena, and gives back what is too much to be kept. */

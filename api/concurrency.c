@@ -10,7 +10,8 @@
  *
  * A call that ends while it owes its key lingers until that is deleted. The request has the
  * caller's credentials (etcd's has none, so with authentication enabled the key stays there until
- * the lease ends).
+ * the lease ends). A stop without a quorum does not wait for it, as etcd's does not: the key then
+ * stays until the lease ends.
  *
  * Thread: the call's queue; read_work() also a scan thread; wake() any.
  * Invariants:

@@ -279,18 +279,24 @@ enum outcome range_stream_next(struct range_stream *rs, struct buf *response, bo
     return SERVER_GET(read_outcome);
 }
 
-static inline void wait_until(size_t *what, size_t n)
+/* False: not within that time. */
+static inline bool reaches(size_t *what, size_t n, time_t seconds)
 {
     struct timespec until;
 
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += PATIENCE_S;
+    until.tv_sec += seconds;
     pthread_mutex_lock(&server.lock);
     int r = 0;
     while (*what < n && r == 0)
         r = pthread_cond_timedwait(&server.changed, &server.lock, &until);
     pthread_mutex_unlock(&server.lock);
-    assert_int_equal(r, 0);
+    return r == 0;
+}
+
+static inline void wait_until(size_t *what, size_t n)
+{
+    assert_true(reaches(what, n, PATIENCE_S));
 }
 
 /* Finishes the requests that are held, in one go, as an apply turn does. */
@@ -531,13 +537,13 @@ static inline grpc_channel *connect_channel(void)
     return channel;
 }
 
-static inline int setup(void **state)
+static inline int setup_with(uint32_t election_timeout_ms)
 {
     server = (struct server){0};
     hub_reset();
     server.config.max_request_bytes = 1024 * 1024;
     server.config.max_txn_ops = 128;
-    server.config.election_timeout_ms = 200;
+    server.config.election_timeout_ms = election_timeout_ms;
     server.config.max_concurrent_streams = UINT32_MAX;
     server.config.metrics = (char *)"basic";
     server.config.grpc_keepalive_interval_ns = 7200000000000;
@@ -553,6 +559,11 @@ static inline int setup(void **state)
         channels[i] = connect_channel();
     cq = grpc_completion_queue_create_for_pluck(NULL);
     return 0;
+}
+
+static inline int setup(void **state)
+{
+    return setup_with(200);
 }
 
 static inline void stop(uint64_t grace_ms)

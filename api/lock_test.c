@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The end of a Lock call that owes its key, with gRPC in front: the key's deletion is proposed when
- * the call is over, as whoever called, and holds up a stop until it is finished. What Lock and
- * Election do otherwise is in concurrency_test.c.
+ * the call is over, as whoever called, and holds up a stop until it is finished or can't be hoped
+ * for any more. What Lock and Election do otherwise is in concurrency_test.c.
  */
 #include "api/grpc_test.h"
 
@@ -23,6 +23,13 @@ static struct request *take_held(void)
     struct request *request = server.held[--server.n_held];
     pthread_mutex_unlock(&server.lock);
     return request;
+}
+
+static void put_back(struct request *request)
+{
+    pthread_mutex_lock(&server.lock);
+    server.held[server.n_held++] = request;
+    pthread_mutex_unlock(&server.lock);
 }
 
 /* The key was put at revision 5, and there is an older one. */
@@ -50,10 +57,26 @@ static struct client_call *lock_that_fails(bool finish_inside)
     return lock;
 }
 
-static void *stop_now(void *arg)
+static void *stop_run(void *arg)
 {
-    stop(0);
+    const uint64_t *grace_ms = arg;
+    stop(*grace_ms);
     return NULL;
+}
+
+static const uint64_t no_grace_ms = 0, long_grace_ms = PATIENCE_S * 1000;
+
+static pthread_t stop_begin(const uint64_t *grace_ms)
+{
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, stop_run, (void *)(uintptr_t)grace_ms), 0);
+    return thread;
+}
+
+/* With an election timeout that is longer than the tests: nothing is given up for its age. */
+static int setup_patient(void **state)
+{
+    return setup_with(PATIENCE_S * 1000);
 }
 
 static void test_key_goes_before_stop(void **state)
@@ -71,12 +94,38 @@ static void test_key_goes_before_stop(void **state)
     other->finish(other, OUTCOME_TIMEOUT);
     call_expect(put, GRPC_STATUS_UNAVAILABLE, "etcdserver: request timed out", NULL);
 
-    pthread_t thread;
-    assert_int_equal(pthread_create(&thread, NULL, stop_now, NULL), 0);
+    put_back(deletion);
+    pthread_t thread = stop_begin(&long_grace_ms);
+    /* Sweeps go by meanwhile. */
+    assert_false(reaches(&server.n_cancelled, 1, 1));
+    deletion = take_held();
     buf_append_str(&deletion->response, "nobody hears of it");
     deletion->finish(deletion, OUTCOME_OK);
     pthread_join(thread, NULL);
     assert_int_equal(SERVER_GET(n_cancelled), 0);
+}
+
+/* No leader takes the key's deletion. */
+static void stop_gives_up_key(const uint64_t *grace_ms)
+{
+    call_expect(lock_that_fails(false), GRPC_STATUS_UNKNOWN, "etcdserver: corrupt cluster", NULL);
+    wait_until(&server.n_held, 1);
+    assert_false(reaches(&server.n_cancelled, 1, 1)); /* not before */
+    pthread_t thread = stop_begin(grace_ms);
+    bool given_up = reaches(&server.n_cancelled, 1, PATIENCE_S / 2);
+    finish_all(OUTCOME_TIMEOUT);
+    pthread_join(thread, NULL);
+    assert_true(given_up);
+}
+
+static void test_stop_gives_up_old_key(void **state)
+{
+    stop_gives_up_key(&long_grace_ms);
+}
+
+static void test_end_of_grace_gives_up_key(void **state)
+{
+    stop_gives_up_key(&no_grace_ms);
 }
 
 static void test_key_goes_inside_submit(void **state)
@@ -101,11 +150,14 @@ static void test_key_goes_inside_submit(void **state)
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST_PATIENT(f) cmocka_unit_test_setup_teardown(f, setup_patient, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_key_goes_before_stop),
+        TEST_PATIENT(test_key_goes_before_stop),
+        TEST(test_stop_gives_up_old_key),
+        TEST_PATIENT(test_end_of_grace_gives_up_key),
         TEST(test_key_goes_inside_submit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -227,6 +227,17 @@ static void queue_check_leader(struct queue *q, uint64_t now_ms)
         call_lose_leader(container_of(it, struct call, link));
 }
 
+/* With a quorum a request takes milliseconds. Without one it can't come before the stop is over;
+ * etcd doesn't wait for it at all. */
+static void queue_end_lingering(struct queue *q, uint64_t now_ms)
+{
+    uint64_t patience_ms = q->stop_seen == QUEUE_CANCELING ? 0 : q->election_ms;
+    if (q->stop_seen == QUEUE_RUNS)
+        return;
+    list_for_each_safe (it, next, &q->calls)
+        call_end_lingering(container_of(it, struct call, link), now_ms, patience_ms);
+}
+
 static void queue_sweep(struct queue *q, uint64_t now_ms)
 {
     if (now_ms < q->sweep_ms)
@@ -235,6 +246,7 @@ static void queue_sweep(struct queue *q, uint64_t now_ms)
     q->sweep_at = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                                gpr_time_from_millis(QUEUE_SWEEP_MS, GPR_TIMESPAN));
     queue_check_leader(q, now_ms);
+    queue_end_lingering(q, now_ms);
     list_for_each_safe (it, next, &q->calls) {
         struct call *call = container_of(it, struct call, link);
         if (call->arrived_ns / 1000000 + QUEUE_SWEEP_MS > now_ms)

@@ -52,8 +52,9 @@ struct queue {
     struct server *server;
     struct cork *cork;
     size_t message_bytes_max; /* longer messages are refused */
-    uint64_t election_ms;     /* how often streams that need a leader look for it */
-    void (*idle)(void *arg);  /* no call is alive any more; called only while stopping, on the
+    uint64_t election_ms; /* how often streams that need a leader look for it, and how long a stop
+                                 waits for what a call lingers for */
+    void (*idle)(void *arg); /* no call is alive any more; called only while stopping, on the
                                 queue's thread */
     void *idle_arg;
     pthread_t thread;
@@ -97,7 +98,8 @@ void queue_entry_init(struct queue_entry *entry, struct call *call, void (*go_on
 /* Any thread: the entry goes on, on the queue's thread. It must not be pushed again before. */
 void queue_push(struct queue *q, struct queue_entry *entry);
 /* Any thread; seen within QUEUE_SWEEP_MS: STOPPING ends calls that would stay open for ever,
- * CANCELING all that can be ended. */
+ * CANCELING all that can be ended. What a call lingers for has an election timeout from when it was
+ * submitted, or until CANCELING; the sweep after that takes it back. */
 void queue_set_stop(struct queue *q, enum queue_stop stop);
 /* A foreign thread calls it before it lets gRPC post an event for the queue: gRPC says nothing
  * about memory order. */
