@@ -86,13 +86,16 @@ static int wait_end(struct server *server)
     return signal > 0 ? signal : 0;
 }
 
-/* Ends as etcd does: by the signal itself, so that a supervisor sees what happened. */
+/* Ends as etcd does: by the signal itself, so that a supervisor sees what happened; also when a
+ * parent had it ignored, as a shell has SIGINT for what a script starts in the background. */
 static int end_by(int signal)
 {
+    struct sigaction by_default = {.sa_handler = SIG_DFL};
     sigset_t set = end_signals();
 
     if (getpid() == 1 || signal == 0)
         return 0;
+    sigaction(signal, &by_default, NULL);
     sigprocmask(SIG_UNBLOCK, &set, NULL);
     raise(signal);
     return 128 + signal;

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,12 +82,21 @@ func TestShutdownWithCallsInFlight(t *testing.T) {
 	}
 }
 
-// TestStopSignals compares how the processes end: a supervisor looks at it.
+// TestStopSignals compares how the processes end: a supervisor looks at it. SIGINT ends them also when they were started
+// with it ignored, as a shell starts what a script has in the background.
 func TestStopSignals(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+	for _, x := range []struct {
+		sig     syscall.Signal
+		ignored bool
+	}{{syscall.SIGTERM, false}, {syscall.SIGINT, false}, {syscall.SIGINT, true}} {
+		sig := x.sig
 		var ends [2]string
 		for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
-			s := harness.StartForTest(t, kind)
+			s := harness.NewForTest(t, kind)
+			if x.ignored {
+				s.Bin = ignoring(t, sig, s.Bin)
+			}
+			must(t, s.StartReady())
 			must(t, syscall.Kill(s.Pid(), sig))
 			select {
 			case <-s.Exited():
@@ -104,6 +114,15 @@ func TestStopSignals(t *testing.T) {
 			t.Errorf("after %v etcd ends with %q, Cairn with %q", sig, ends[0], ends[1])
 		}
 	}
+}
+
+// ignoring makes a program that starts another with a signal ignored.
+func ignoring(t *testing.T, sig syscall.Signal, bin string) string {
+	t.Helper()
+	script := filepath.Join(t.TempDir(), "ignoring")
+	text := fmt.Sprintf("#!/bin/sh\ntrap '' %d\nexec '%s' \"$@\"\n", sig, bin)
+	must(t, os.WriteFile(script, []byte(text), 0o755))
+	return script
 }
 
 // A physical compaction may take minutes; a stop must not wait for it, and answers who does.

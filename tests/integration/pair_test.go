@@ -7,6 +7,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -26,6 +27,9 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if signal.Ignored(os.Interrupt) { // Then children would ignore it as well; not if it is caught.
+		signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	}
 	code := m.Run()
 	for _, s := range shared.servers {
 		s.Close()
