@@ -701,9 +701,9 @@ func TestElectionLeaseExpires(t *testing.T) {
 	waits, leads := unique(t, "waits"), unique(t, "leads")
 	sameAnswers(t, func(w *lockWorld) {
 		leader := w.doCampaign("first", waits, w.grant(60), "v")
+		begin := time.Now()
 		short, shorter := w.grant(2), w.grant(2)
 		w.doCampaign("for two seconds", leads, shorter, "v")
-		begin := time.Now()
 		expires := w.startCampaign(w.ctx, waits, short, "w")
 		w.waitKeys(waits, 2)
 		next := w.startCampaign(w.ctx, leads, w.grant(60), "w")
