@@ -236,6 +236,14 @@ static struct watch_cohort *nearest(struct watch_hub *h, int64_t revision)
     return best;
 }
 
+/* Too far to wait for it. */
+static bool is_far(const struct watch_hub *h, const struct watch_cohort *c, const struct watcher *w)
+{
+    bool choosy = watch_is_near(h, w->next) && h->n_cohorts < WATCH_COHORTS_MAX;
+
+    return w->next - c->position > (choosy ? WATCH_NEAR : WATCH_COHORT_SPAN_MAX);
+}
+
 /* False: there is no cohort that it can join, and no more may be made. */
 static bool assign(struct watch_hub *h, struct watcher *w)
 {
@@ -243,7 +251,7 @@ static bool assign(struct watch_hub *h, struct watcher *w)
 
     if (w->next < c->position) {
         c = nearest(h, w->next);
-        if (c && w->next - c->position > WATCH_COHORT_SPAN_MAX)
+        if (c && is_far(h, c, w))
             c = NULL;
         if (!c && h->n_cohorts == WATCH_COHORTS_MAX)
             return false;

@@ -276,7 +276,7 @@ static int end(struct watch_hub *h, struct watch_cohort *c)
         watch_lock(h);
     }
     deliver(h, c);
-    h->rest.passed = slice->next - c->position;
+    h->passed = slice->next - c->position;
     watch_cohort_move(c, slice->next);
     if (c != &h->head && c->position == h->head.position)
         watch_cohort_merge(c);

@@ -7,10 +7,10 @@
  *          -> a step of one cohort that catches up -> notifications, owed progress, short memory
  *
  * The head comes first and between any two steps of others, so an event waits for one bounded step
- * at most, however many are behind. Cohorts take turns. While there are writes they rest: the
- * thread, the consumers' and the clients' would take the processors from them. A rest is REST_TIMES
- * as long as the work was, unless the work has not passed REST_GAIN times what was written
- * meanwhile: then there would be no end to it.
+ * at most, however many are behind. Cohorts take turns. Those far behind rest while there are
+ * writes: their work, the consumers' and the clients' would take the processors from these. A rest
+ * is REST_TIMES as long as the work was, unless that has not passed REST_GAIN times what came, for
+ * each cohort: then there might be no end to it.
  *
  * The apply turn never takes the hub's lock: it copies into the ring, under the ring's own, and
  * rings the bell, both held for some instructions. With no stream open it does not even that.
@@ -222,27 +222,45 @@ static void rest(struct watch_hub *h, uint64_t worked_ns)
 {
     struct watch_rest *rest = &h->rest;
     int64_t revision = atomic_load(&h->revision), came = revision - rest->revision;
+    int64_t n = h->n_cohorts > 0 ? (int64_t)h->n_cohorts : 1;
     uint64_t ns;
 
-    rest->revision = revision;
+    rest->passed += h->passed;
     rest->worked_ns += worked_ns;
     if (rest->worked_ns < h->o.work_ns)
         return;
     ns = REST_TIMES * rest->worked_ns;
-    rest->worked_ns = 0;
-    if (!watch_is_quiet(h) && rest->passed >= REST_GAIN * came)
+    if (!watch_is_quiet(h) && rest->passed / n >= REST_GAIN * came)
         rest->until_ns = clock_mono_ns() + (ns < REST_NS_MAX ? ns : REST_NS_MAX);
+    rest->worked_ns = 0;
+    rest->passed = 0;
+    rest->revision = revision;
 }
 
 static int catch_up(struct watch_hub *h, struct watch_cohort *c)
 {
+    bool near = watch_is_near(h, c->position);
     uint64_t begun_ns = clock_thread_cpu_ns();
     int r;
 
-    h->rest.passed = 0;
+    h->passed = 0;
     r = watch_cohort_step(h, c);
-    rest(h, clock_thread_cpu_ns() - begun_ns);
+    if (!near)
+        rest(h, clock_thread_cpu_ns() - begun_ns);
     return r;
+}
+
+/* The next one that may go on. */
+static struct watch_cohort *next_cohort(struct watch_hub *h)
+{
+    bool all = !rests(h);
+
+    list_for_each (it, &h->cohorts) {
+        struct watch_cohort *c = container_of(it, struct watch_cohort, link);
+        if (all || watch_is_near(h, c->position))
+            return c;
+    }
+    return NULL;
 }
 
 /* ---- the turn ---- */
@@ -250,19 +268,17 @@ static int catch_up(struct watch_hub *h, struct watch_cohort *c)
 /* Whose turn it is to catch up; NULL: nobody's. */
 static struct watch_cohort *prepare(struct watch_hub *h)
 {
-    struct watch_cohort *c = NULL;
-    struct list *it = NULL;
+    struct watch_cohort *c;
 
     watch_lock(h);
     watch_streams_resume(h);
     watch_round_begin(h);
     watch_turns_give(h);
     watch_assign(h);
-    if (!rests(h))
-        it = list_pop(&h->cohorts);
-    if (it) {
-        list_push(&h->cohorts, it);
-        c = container_of(it, struct watch_cohort, link);
+    c = next_cohort(h);
+    if (c) { /* the others come first now */
+        list_remove(&c->link);
+        list_push(&h->cohorts, &c->link);
     }
     watch_unlock(h);
     return c;
@@ -293,8 +309,8 @@ static void finish(struct watch_hub *h)
     watch_streams_tick(h, now_ns);
     watch_streams_starved(h, now_ns / 1000000);
     watch_streams_progress(h);
-    h->more = h->head.position <= atomic_load(&h->revision) ||
-              ((h->n_cohorts > 0 || !list_empty(&h->behind)) && !rests(h));
+    h->more =
+        h->head.position <= revision || next_cohort(h) || (!list_empty(&h->behind) && !rests(h));
     h->wait_until_ns = wait_until_ns(h, now_ns);
     watch_unlock(h);
 }

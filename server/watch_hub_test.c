@@ -782,46 +782,97 @@ static void test_many_cohorts(void **state)
     assert_int_equal(n, WATCHERS * (WATCHERS + 1) / 2);
 }
 
-/* Who catches up beside writes rests after its work, but for the head; not without writes, and not
- * if as much comes. */
-static void test_rest(void **state)
-{
-    enum { BEHIND = 40, SLICE = 8 };
-    struct fixture *f = *state;
-    struct watch_request q = watch_of("a", NULL);
-    struct watch_rest *rest;
+/* ---- rests ---- */
 
+enum { FAR = WATCH_NEAR + 100, SLICE = 8 };
+
+/* Far behind, beside one at the head. */
+static void open_far(struct fixture *f)
+{
     reopen(f, &(struct watch_hub_options){.slice_events_max = SLICE, .work_ns = 1});
-    rest = &f->b->hub->rest;
-    for (int i = 0; i < BEHIND; i++)
+    for (int i = 0; i < FAR; i++)
         put(f->b, "a", "1");
     turns(f->b);
     create(f, watch_of("b", NULL));
-    q.start_revision = 2;
+}
+
+static void create_from(struct fixture *f, int64_t start)
+{
+    struct watch_request q = watch_of("a", NULL);
+
+    q.start_revision = start;
     create(f, q);
-    f->b->hub->written_ns = 0; /* long ago */
-    assert_int_equal(watch_hub_turn(f->b->hub), 1);
-    assert_int_equal(rest->until_ns, 0);
-    taken(f->b, &f->c);
+}
 
-    put(f->b, "b", "1");
-    assert_int_equal(watch_hub_turn(f->b->hub), 1); /* which sees that */
-    assert_int_equal(watch_hub_turn(f->b->hub), 0);
-    assert_int_equal(rest->passed, SLICE);
-    assert_true(rest->until_ns > 0);
-    taken(f->b, &f->c);
-    rest->until_ns = UINT64_MAX;
-    put(f->b, "b", "2");
-    assert_int_equal(watch_hub_turn(f->b->hub), 0);
-    assert_taken(f->b, &f->c, "#0 r43 +b=2@43");
-
-    for (int i = 0; i < SLICE; i++)
-        put(f->b, "b", "3");
+/* A turn while there are writes, as many as that. True: rests afterwards. */
+static bool rests_after(struct fixture *f, int writes)
+{
     skip_rest(f->b->hub);
-    assert_int_equal(watch_hub_turn(f->b->hub), 1);
-    assert_int_equal(rest->until_ns, 0);
+    for (int i = 0; i < writes; i++)
+        put(f->b, "b", "1");
+    f->b->hub->written_ns = UINT64_MAX / 2;
+    assert_true(watch_hub_turn(f->b->hub) >= 0);
+    return f->b->hub->rest.until_ns > 0;
+}
+
+/* Who is far rests beside writes, and the head goes on. */
+static void test_rest(void **state)
+{
+    struct fixture *f = *state;
+    struct watch_hub *h;
+
+    open_far(f);
+    h = f->b->hub;
+    create_from(f, 2);
+    h->written_ns = 0; /* long ago */
+    assert_int_equal(watch_hub_turn(h), 1);
+    assert_int_equal(h->rest.until_ns, 0);
+    assert_true(rests_after(f, 1));
+    assert_int_equal(h->passed, SLICE);
+
+    taken(f->b, &f->c);
+    h->rest.until_ns = UINT64_MAX;
+    put(f->b, "b", "2");
+    assert_int_equal(watch_hub_turn(h), 0);
+    assert_taken(f->b, &f->c, "#0 r1103 +b=2@1103");
     turns(f->b);
-    assert_int_equal(f->b->hub->n_cohorts, 0);
+    assert_int_equal(h->n_cohorts, 0);
+}
+
+/* All must come nearer. */
+static void test_rest_only_with_gain(void **state)
+{
+    struct fixture *f = *state;
+
+    open_far(f);
+    create_from(f, 2);
+    assert_false(rests_after(f, 0)); /* from then on it is counted */
+    assert_false(rests_after(f, SLICE));
+    assert_true(rests_after(f, SLICE / 4));
+    create_from(f, 1); /* another cohort */
+    assert_false(rests_after(f, SLICE / 4));
+    assert_true(rests_after(f, SLICE / 8));
+    turns(f->b);
+}
+
+/* Who is near waits for nobody who rests, nor for the one that is far. */
+static void test_near(void **state)
+{
+    struct fixture *f = *state;
+
+    open_far(f);
+    create_from(f, 2);
+    assert_false(rests_after(f, 0));
+    assert_true(rests_after(f, 1));
+    f->b->hub->rest.until_ns = UINT64_MAX;
+    taken(f->b, &f->c);
+    create_from(f, FAR - 3);
+    while (watch_hub_turn(f->b->hub) > 0)
+        ;
+    assert_int_equal(f->b->hub->n_cohorts, 1);
+    assert_taken(f->b, &f->c,
+                 "#2 r1102 created\n#2 r1102 +a=1@1097 +a=1@1098 +a=1@1099 +a=1@1100 +a=1@1101");
+    turns(f->b);
 }
 
 int main(void)
@@ -857,6 +908,8 @@ int main(void)
         TEST(test_response_outlives),
         TEST(test_many_cohorts),
         TEST(test_rest),
+        TEST(test_rest_only_with_gain),
+        TEST(test_near),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,6 +43,7 @@
 enum {
     WATCH_COHORTS_MAX = 64,          /* catching up at once; more wait */
     WATCH_COHORT_SPAN_MAX = 10000,   /* revisions that a watcher waits for a cohort from behind */
+    WATCH_NEAR = 1000,               /* revisions; who is so near does not wait for who is far */
     WATCH_SLICE_BYTES_MAX = 1 << 20, /* of one revision: all */
     WATCH_ROUND_BYTES = 4 << 20,     /* for a crowd, of all its responses together, */
     WATCH_ROUND_EACH_MIN = 4 << 10,  /* but of each no less than this and no more than that */
@@ -183,12 +184,13 @@ struct watch_turns {
     bool awaited; /* the last of these rings */
 };
 
-/* Of those that catch up, see watch_hub.c; the hub's thread's. */
+/* Of those far behind, see watch_hub.c; the hub's thread's. */
 struct watch_rest {
-    int64_t passed;     /* revisions, in the last step */
-    int64_t revision;   /* published at its end */
-    uint64_t worked_ns; /* of the processor, since the last rest */
-    uint64_t until_ns;  /* 0: there is none */
+    uint64_t until_ns; /* 0: there is none */
+    /* since the last decision on one */
+    uint64_t worked_ns; /* of the processor */
+    int64_t passed;     /* revisions, by all */
+    int64_t revision;   /* published then */
 };
 
 struct watch_match {
@@ -239,6 +241,7 @@ struct watch_hub {
 
     struct watch_scratch scratch;
     struct watch_rest rest;
+    int64_t passed;      /* revisions, by the last step */
     int64_t seen;        /* the revision, at the end of the last turn */
     uint64_t written_ns; /* when it was another one */
     bool more;           /* the last turn left work; the hub's thread's */
@@ -249,6 +252,11 @@ struct watch_hub {
 static inline bool watch_is_quiet(const struct watch_hub *h)
 {
     return clock_mono_ns() >= h->written_ns + WATCH_QUIET_NS;
+}
+
+static inline bool watch_is_near(const struct watch_hub *h, int64_t revision)
+{
+    return h->head.position - revision <= WATCH_NEAR;
 }
 
 static inline void watch_lock(struct watch_hub *h)

@@ -122,7 +122,8 @@ static void watch(struct side *s)
     s->hub = watch_hub_new(&(struct watch_hub_options){.store = &s->store,
                                                        .state = &s->state,
                                                        .ring_bytes = 1 << 20,
-                                                       .response_bytes_max = 2 << 20});
+                                                       .response_bytes_max = 2 << 20,
+                                                       .work_ns = UINT64_MAX}); /* no rests */
     s->stream = watch_stream_open(s->hub, raise_alarm, NULL);
     watch_create(s->stream, &all);
 }
