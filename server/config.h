@@ -60,7 +60,6 @@ struct config {
     int64_t grpc_keepalive_timeout_ns;
     bool socket_reuse_port;
     bool socket_reuse_address;
-    bool enable_grpc_gateway;
     /* Clustering. */
     struct url_list initial_advertise_peer_urls;
     char *initial_cluster;       /* as text: name=url,... */
