@@ -114,6 +114,14 @@ bool disk_room_fits(const struct disk_room *room, uint64_t bytes)
     return atomic_load(&room->holders) == 0 && measure(room->places[0]).free_bytes >= bytes;
 }
 
+bool disk_room_fits_ahead(const struct disk_room *room, uint64_t bytes)
+{
+    struct disk_space space = measure(room->places[1]);
+
+    return atomic_load(&room->holders) == 0 && space.free_bytes >= bytes &&
+           space.free_bytes - bytes >= short_bytes(space.bytes);
+}
+
 void disk_room_hold(struct disk_room *room)
 {
     atomic_fetch_add(&room->holders, 1);

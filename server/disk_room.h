@@ -40,7 +40,9 @@ void disk_room_check(struct disk_room *room);
 bool disk_room_short(const struct disk_room *room);
 /* True: bytes can be written to the data directory as it is. */
 bool disk_room_fits(const struct disk_room *room, uint64_t bytes);
-/* Likewise, and if not, gives up the ballast for it. */
+/* True: bytes can be written to the log's directory, for later, and the disk is not short then. */
+bool disk_room_fits_ahead(const struct disk_room *room, uint64_t bytes);
+/* As disk_room_fits(), and if not, gives up the ballast for it. */
 bool disk_room_make(struct disk_room *room, uint64_t bytes);
 /* Until it is let go, nothing fits for anybody: who holds the room may take all of it for a while,
  * and others who write then would fail. Several may hold it. */

@@ -190,6 +190,27 @@ static void test_held(void **state)
     assert_true(has_ballast(f));
 }
 
+/* What is written ahead goes to the log's disk, leaves it not short, and is nothing to hold up. */
+static void test_ahead(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t bytes = 64 * MIB, mark = 64 * MIB; /* a sixteenth of 1 GiB */
+
+    data_disk.free_bytes = 0;
+    wal_disk.free_bytes = bytes + mark;
+    assert_true(disk_room_fits_ahead(f->room, bytes));
+    assert_false(disk_room_fits_ahead(f->room, bytes + 1));
+    wal_disk.free_bytes = bytes - 1;
+    assert_false(disk_room_fits_ahead(f->room, bytes));
+    wal_disk.free_bytes = bytes + mark;
+    disk_room_hold(f->room);
+    assert_false(disk_room_fits_ahead(f->room, 1));
+    disk_room_let_go(f->room);
+    assert_true(disk_room_fits_ahead(f->room, bytes));
+    error = -EIO; /* plenty, as far as anybody knows */
+    assert_true(disk_room_fits_ahead(f->room, bytes));
+}
+
 /* When a write has failed there is nothing to wait for, also if somebody holds the room. */
 static void test_given_up(void **state)
 {
@@ -231,8 +252,8 @@ static void test_start(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_marks), T(test_either_disk), T(test_unknown), T(test_ballast),
-        T(test_spent), T(test_start),       T(test_held),    T(test_given_up),
+        T(test_marks), T(test_either_disk), T(test_unknown), T(test_ballast),  T(test_spent),
+        T(test_start), T(test_held),        T(test_ahead),   T(test_given_up),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -202,9 +202,18 @@ static void disk_short(void *arg)
         atomic_store(&s->raise_alarm.done, false); /* the next tick proposes it */
 }
 
+static bool log_fits(void *arg, uint64_t bytes)
+{
+    struct server *s = arg;
+
+    return disk_room_fits_ahead(s->room, bytes);
+}
+
 static void log_lacks_room(void *arg)
 {
-    housekeeper_make_room(arg);
+    struct server *s = arg;
+
+    housekeeper_make_room(s->housekeeper);
 }
 
 /* ---- start ---- */
@@ -314,7 +323,10 @@ static int make_workers(struct server *s, struct bootstrap *b, uint64_t seed)
     s->promotions = promotions_new(s);
     s->lease_expiry = lease_expiry_new(s);
     s->lease_asks = lease_asks_new(s);
-    wal_on_no_room(b->wal, log_lacks_room, s->housekeeper);
+    wal_set_room(b->wal, &(struct wal_room){.fits = log_fits,
+                                            .lacks = log_lacks_room,
+                                            .wait_ms = DB_ROOM_WAIT_MS,
+                                            .arg = s});
     s->apply = apply_new(
         &(struct apply_options){.store = &s->store,
                                 .wait = &s->wait,

@@ -388,11 +388,10 @@ int wal_release(struct wal *w, uint64_t index)
     return 0;
 }
 
-void wal_on_no_room(struct wal *w, void (*no_room)(void *arg), void *arg)
+void wal_set_room(struct wal *w, const struct wal_room *room)
 {
     pthread_mutex_lock(&w->spares.mutex);
-    w->spares.no_room = no_room;
-    w->spares.no_room_arg = arg;
+    w->spares.room = *room;
     pthread_mutex_unlock(&w->spares.mutex);
 }
 

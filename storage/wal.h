@@ -102,9 +102,18 @@ int wal_flush(struct wal *w);
 /* Segments whose entries are all <= index are recycled. The caller promises that the database is
  * durable up to index. */
 int wal_release(struct wal *w, uint64_t index);
-/* Calls no_room, on a thread of the log's own, whenever there is no room on the disk for the next
- * segment. A release soon after helps: what is recycled needs none. Before the first append. */
-void wal_on_no_room(struct wal *w, void (*no_room)(void *arg), void *arg);
+
+/* What the owner knows of the disk; called on the owner's thread and on one of the log's own. */
+struct wal_room {
+    /* False: no segment of so many bytes is to be written ahead, since others need the room. */
+    bool (*fits)(void *arg, uint64_t bytes);
+    /* There is no room for the next segment. A release soon after helps: what is recycled needs
+     * none. */
+    void (*lacks)(void *arg);
+    uint32_t wait_ms; /* so long a segment that can't wait any more waits for room */
+    void *arg;
+};
+void wal_set_room(struct wal *w, const struct wal_room *room); /* before the first append */
 uint64_t wal_first_index(const struct wal *w);
 uint64_t wal_size_bytes(const struct wal *w);
 

@@ -108,8 +108,7 @@ struct wal_spares {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    void (*no_room)(void *arg); /* wal_on_no_room() */
-    void *no_room_arg;
+    struct wal_room room; /* wal_set_room(); zeroed: none */
     struct wal_spare ready[WAL_SPARES_MAX];
     size_t n_ready;
     uint64_t id_next;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The raft log on a disk that is full: who hears of it, and that a log which gets its old segments
- * back needs no room. On a real file system, with the log's thread; writes that would make a file
- * grow fail on demand (the linker wraps file_write()).
+ * The raft log on a disk that is full: who hears of it, who is asked, who waits, and that a log
+ * which gets its old segments back needs no room. On a real file system, with the log's thread;
+ * writes that would make a file grow fail on demand (the linker wraps file_write()).
  */
 #include <errno.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -40,14 +41,28 @@ struct fixture {
     struct wal *wal;
     struct blob *data;
     uint64_t last;
-    _Atomic unsigned calls; /* of no_room() */
+    _Atomic unsigned fits;   /* so many times it does; then no more */
+    _Atomic unsigned relief; /* the call that makes room; 0: none */
+    _Atomic unsigned calls;  /* of lacks() */
 };
 
-static void no_room(void *arg)
+static bool fits(void *arg, uint64_t bytes)
+{
+    struct fixture *f = arg;
+    unsigned times = atomic_load(&f->fits);
+
+    assert_true(bytes > 0 && bytes <= SEGMENT_BYTES);
+    if (times > 0 && times < UINT_MAX)
+        atomic_store(&f->fits, times - 1);
+    return times > 0;
+}
+
+static void lacks(void *arg)
 {
     struct fixture *f = arg;
 
-    atomic_fetch_add(&f->calls, 1);
+    if (atomic_fetch_add(&f->calls, 1) + 1 == atomic_load(&f->relief))
+        atomic_store(&full, false);
 }
 
 static int open_log(struct fixture *f, struct wal_recovery *rec)
@@ -61,7 +76,7 @@ static int open_log(struct fixture *f, struct wal_recovery *rec)
 
     int r = wal_open(&f->wal, &o, rec);
     if (r == 0)
-        wal_on_no_room(f->wal, no_room, f);
+        wal_set_room(f->wal, &(struct wal_room){fits, lacks, 0, f});
     return r;
 }
 
@@ -74,6 +89,7 @@ static int setup(void **state)
     f->dir = test_dir_new();
     f->data = blob_new(ENTRY_BYTES);
     memset(f->data->data, 'd', ENTRY_BYTES);
+    atomic_store(&f->fits, UINT_MAX);
     assert_int_equal(open_log(f, &rec), 0);
     *state = f;
     return 0;
@@ -230,6 +246,72 @@ static void test_fails_in_the_end(void **state)
     append_segments(f, 2);
 }
 
+/* What is made ahead takes no room that others need, and gives back what it has taken. */
+static void refused_after(struct fixture *f, unsigned chunks)
+{
+    bool found;
+
+    append_segments(f, 2);
+    while (wait_spare(f))
+        append_segments(f, 1);
+    atomic_store(&f->fits, chunks);
+    append_quarter(f);
+    wait_calls(f, 1);
+    assert_false(wait_spare(f));
+    assert_int_equal(atomic_load(&f->fits), 0);
+    _cleanup_(mem_freep) char *spare = wal_path_spare(f->dir, f->wal->spares.id_next - 1);
+    _cleanup_(mem_freep) char *tmp = mem_printf("%s.tmp", spare);
+    assert_int_equal(file_exists(spare, &found), 0);
+    assert_false(found);
+    assert_int_equal(file_exists(tmp, &found), 0);
+    assert_false(found);
+    append_segments(f, 1); /* a short one, on the spot */
+    assert_true(newest(f)->file_bytes < SEGMENT_BYTES);
+    atomic_store(&f->fits, UINT_MAX);
+    append_quarter(f);
+    assert_true(wait_spare(f));
+}
+
+static void test_nothing_ahead(void **state)
+{
+    refused_after(*state, 0);
+}
+
+static void test_nothing_more_ahead(void **state)
+{
+    refused_after(*state, SEGMENT_BYTES / (256 << 10) - 1);
+}
+
+/* The segment that is needed now waits for room; whoever hears of that may make some. */
+static void test_waits(void **state)
+{
+    struct fixture *f = *state;
+
+    wal_set_room(f->wal, &(struct wal_room){fits, lacks, PATIENCE_MS, f});
+    fill_disk(f);
+    append_quarter(f);
+    wait_calls(f, 1); /* from the thread; the second call is from here */
+    atomic_store(&f->relief, 2);
+    append_segments(f, 1);
+    assert_int_equal(atomic_load(&f->calls), 2);
+}
+
+/* But not for ever. */
+static void test_waits_in_vain(void **state)
+{
+    struct fixture *f = *state;
+    int r = 0;
+
+    wal_set_room(f->wal, &(struct wal_room){fits, lacks, 100, f});
+    fill_disk(f);
+    append_quarter(f);
+    wait_calls(f, 1);
+    while (r == 0)
+        r = append_one(f);
+    assert_int_equal(r, -ENOSPC);
+    assert_int_equal(atomic_load(&f->calls), 2);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -238,6 +320,10 @@ int main(void)
         T(test_released_segments_need_no_room),
         T(test_room_again),
         T(test_fails_in_the_end),
+        T(test_nothing_ahead),
+        T(test_nothing_more_ahead),
+        T(test_waits),
+        T(test_waits_in_vain),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,19 +16,30 @@
  *       in their next life.
  *  (I3) Failing to make a spare in the background is not an error of the log: it is tried again
  *       on the spot, and fails there. If the disk was full, the owner of the database hears of it
- *       (no_room), because what a release gives back needs no room; it is kept whatever its size.
+ *       (room.lacks), because what a release gives back needs no room; it is kept whatever its
+ *       size.
+ *  (I4) What is made in the background takes no room that others need (room.fits): it is looked
+ *       at again with every chunk, and what there is of the file is given back.
+ *  (I5) On the spot it is made in what room there is, and waited for: the database may have taken
+ *       all of it for a moment.
  */
 #include "storage/wal_internal.h"
 
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
 
-enum { ZERO_CHUNK_BYTES = 256 << 10, ZERO_SYNC_BYTES = 1 << 20 };
+enum {
+    ZERO_CHUNK_BYTES = 256 << 10,
+    ZERO_SYNC_BYTES = 1 << 20,
+    ROOM_LOOK_NS = 20 * 1000 * 1000,
+};
 
 static uint8_t zeros[ZERO_CHUNK_BYTES];
 
@@ -40,11 +51,27 @@ static bool spares_stopping(struct wal_spares *s)
     return stopping;
 }
 
-/* Syncs every so often, so that the log's own syncs meanwhile never wait for more than that. */
-static int zero_fill(struct wal_spares *s, struct file *f, uint64_t bytes)
+static bool lacks_room(int r)
 {
+    return r == -ENOSPC || r == -EDQUOT;
+}
+
+static struct wal_room spares_room(struct wal_spares *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    struct wal_room room = s->room;
+    pthread_mutex_unlock(&s->mutex);
+    return room;
+}
+
+/* Syncs every so often, so that the log's own syncs meanwhile never wait for more than that. */
+static int zero_fill(struct wal_spares *s, struct file *f, uint64_t bytes, bool ahead)
+{
+    struct wal_room room = spares_room(s);
     uint64_t synced = 0;
     for (uint64_t at = 0; at < bytes;) {
+        if (ahead && room.fits && !room.fits(room.arg, bytes - at)) /* (I4) */
+            return -ENOSPC;
         size_t len = bytes - at < ZERO_CHUNK_BYTES ? (size_t)(bytes - at) : ZERO_CHUNK_BYTES;
         int r = file_write(f, at, zeros, len);
         if (r < 0)
@@ -62,7 +89,8 @@ static int zero_fill(struct wal_spares *s, struct file *f, uint64_t bytes)
     return 0;
 }
 
-static int spare_make(struct wal_spares *s, uint64_t id, uint64_t bytes, struct file **ret)
+static int spare_make(struct wal_spares *s, uint64_t id, uint64_t bytes, bool ahead,
+                      struct file **ret)
 {
     check(bytes > 0 && bytes % WAL_BLOCK_BYTES == 0);
     _cleanup_(mem_freep) char *path = wal_path_spare(s->dir, id);
@@ -71,7 +99,7 @@ static int spare_make(struct wal_spares *s, uint64_t id, uint64_t bytes, struct 
     int r = file_open(&f, tmp, FILE_READ | FILE_WRITE | FILE_CREATE | FILE_EXCLUSIVE);
     if (r < 0)
         return r;
-    r = zero_fill(s, f, bytes);
+    r = zero_fill(s, f, bytes, ahead);
     if (r == 0)
         r = file_rename(tmp, path);
     if (r < 0) {
@@ -86,24 +114,24 @@ static int spare_make(struct wal_spares *s, uint64_t id, uint64_t bytes, struct 
 static void spare_thread_turn(struct wal_spares *s, uint64_t id, uint64_t bytes)
 {
     struct file *f = NULL;
-    int r = spare_make(s, id, bytes, &f);
+    int r = spare_make(s, id, bytes, true, &f);
     f = file_close(f);
-    bool starved = r == -ENOSPC || r == -EDQUOT;
-    if (r < 0 && r != -ECANCELED)
-        log_warn("failed to prepare a raft log segment", LOG_STR("dir", s->dir),
-                 LOG_ERRNO("error", r));
+    bool starved = lacks_room(r);
     pthread_mutex_lock(&s->mutex);
+    bool told = starved && s->starved;
     s->starved = starved;
     if (r == 0) {
         check(s->n_ready < WAL_SPARES_MAX);
         s->ready[s->n_ready++] = (struct wal_spare){.id = id, .bytes = bytes};
     }
     s->wanted_bytes = 0;
-    void (*no_room)(void *arg) = starved ? s->no_room : NULL;
-    void *arg = s->no_room_arg;
+    struct wal_room room = s->room;
     pthread_mutex_unlock(&s->mutex);
-    if (no_room)
-        no_room(arg);
+    if (r < 0 && r != -ECANCELED && !told)
+        log_warn("failed to prepare a raft log segment", LOG_STR("dir", s->dir),
+                 LOG_ERRNO("error", r));
+    if (starved && room.lacks)
+        room.lacks(room.arg);
 }
 
 static void remove_turn(struct wal_spares *s, uint64_t id)
@@ -255,6 +283,27 @@ static bool spares_pop(struct wal_spares *s, uint64_t min_bytes, uint64_t *ret_i
     return found;
 }
 
+/* (I5) */
+static int spare_make_now(struct wal_spares *s, uint64_t id, uint64_t bytes, struct file **ret)
+{
+    const struct timespec pause = {.tv_nsec = ROOM_LOOK_NS};
+    struct wal_room room = spares_room(s);
+    uint64_t end_ms = clock_mono_ms() + room.wait_ms;
+    int r = spare_make(s, id, bytes, false, ret);
+    if (!lacks_room(r) || room.wait_ms == 0 || !s->threaded)
+        return r;
+    log_warn("the disk is full: the raft log waits for room", LOG_STR("dir", s->dir));
+    if (room.lacks)
+        room.lacks(room.arg);
+    while (lacks_room(r) && clock_mono_ms() < end_ms) {
+        (void)nanosleep(&pause, NULL);
+        r = spare_make(s, id, bytes, false, ret);
+    }
+    if (r == 0)
+        log_info("there is room for the raft log again");
+    return r;
+}
+
 int wal_spares_take(struct wal_spares *s, uint64_t min_bytes, uint64_t new_bytes, uint64_t *ret_id,
                     struct file **ret)
 {
@@ -266,7 +315,7 @@ int wal_spares_take(struct wal_spares *s, uint64_t min_bytes, uint64_t new_bytes
         _cleanup_(mem_freep) char *path = wal_path_spare(s->dir, id);
         r = file_open(&f, path, FILE_READ | FILE_WRITE);
     } else {
-        r = spare_make(s, id, new_bytes, &f);
+        r = spare_make_now(s, id, new_bytes, &f);
     }
     if (r < 0)
         return err_origin(r);
