@@ -241,7 +241,7 @@ static bool is_far(const struct watch_hub *h, const struct watch_cohort *c, cons
 {
     bool choosy = watch_is_near(h, w->next) && h->n_cohorts < WATCH_COHORTS_MAX;
 
-    return w->next - c->position > (choosy ? WATCH_NEAR : WATCH_COHORT_SPAN_MAX);
+    return w->next - c->position > (choosy ? h->o.near : WATCH_COHORT_SPAN_MAX);
 }
 
 /* False: there is no cohort that it can join, and no more may be made. */

@@ -48,6 +48,8 @@ static void set_defaults(struct watch_hub_options *o)
         o->turns_max = WATCH_TURNS_MAX;
     if (o->held_revisions_max == 0)
         o->held_revisions_max = WATCH_HELD_REVISIONS_MAX;
+    if (o->near == 0)
+        o->near = WATCH_NEAR;
     if (o->work_ns == 0)
         o->work_ns = WATCH_WORK_NS;
     if (o->progress_interval_ns <= 0)

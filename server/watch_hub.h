@@ -55,6 +55,7 @@ enum {
     WATCH_SLICE_EVENTS_MAX = 1000,             /* looked at in one step; of one revision: all */
     WATCH_TURNS_MAX = 16,                      /* streams of a crowd that are called at one time */
     WATCH_HELD_REVISIONS_MAX = 64,             /* queued for a consumer that does not come back */
+    WATCH_NEAR = 1000,           /* revisions; who is so near waits for nobody who is far */
     WATCH_WORK_NS = 1000 * 1000, /* on what is behind, before it rests for those who write */
 };
 
@@ -70,6 +71,7 @@ struct watch_hub_options {
     size_t slice_events_max;                 /* 0: WATCH_SLICE_EVENTS_MAX */
     size_t turns_max;                        /* 0: WATCH_TURNS_MAX */
     int64_t held_revisions_max;              /* 0: WATCH_HELD_REVISIONS_MAX */
+    int64_t near;                            /* 0: WATCH_NEAR */
     uint64_t work_ns;                        /* 0: WATCH_WORK_NS */
 };
 

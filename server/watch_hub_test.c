@@ -784,12 +784,12 @@ static void test_many_cohorts(void **state)
 
 /* ---- rests ---- */
 
-enum { FAR = WATCH_NEAR + 100, SLICE = 8 };
+enum { NEAR = 20, FAR = 100, SLICE = 8 };
 
 /* Far behind, beside one at the head. */
 static void open_far(struct fixture *f)
 {
-    reopen(f, &(struct watch_hub_options){.slice_events_max = SLICE, .work_ns = 1});
+    reopen(f, &(struct watch_hub_options){.slice_events_max = SLICE, .near = NEAR, .work_ns = 1});
     for (int i = 0; i < FAR; i++)
         put(f->b, "a", "1");
     turns(f->b);
@@ -834,7 +834,7 @@ static void test_rest(void **state)
     h->rest.until_ns = UINT64_MAX;
     put(f->b, "b", "2");
     assert_int_equal(watch_hub_turn(h), 0);
-    assert_taken(f->b, &f->c, "#0 r1103 +b=2@1103");
+    assert_taken(f->b, &f->c, "#0 r103 +b=2@103");
     turns(f->b);
     assert_int_equal(h->n_cohorts, 0);
 }
@@ -870,8 +870,7 @@ static void test_near(void **state)
     while (watch_hub_turn(f->b->hub) > 0)
         ;
     assert_int_equal(f->b->hub->n_cohorts, 1);
-    assert_taken(f->b, &f->c,
-                 "#2 r1102 created\n#2 r1102 +a=1@1097 +a=1@1098 +a=1@1099 +a=1@1100 +a=1@1101");
+    assert_taken(f->b, &f->c, "#2 r102 created\n#2 r102 +a=1@97 +a=1@98 +a=1@99 +a=1@100 +a=1@101");
     turns(f->b);
 }
 

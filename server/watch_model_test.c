@@ -539,6 +539,7 @@ static void begin(struct model *m, uint64_t seed)
     tuning.held_revisions_max = m->roomy ? INT64_MAX : 1 + (int64_t)below(m, 40);
     tuning.turns_max = m->roomy ? SIZE_MAX : 1 + below(m, 4);
     tuning.slice_events_max = 1 + below(m, 30);
+    tuning.near = 1 + below(m, 30);
     tuning.work_ns = one_in(m, 2);
     tuning.response_bytes_max = 30 + below(m, 300);
     m->b = watch_box_new(&tuning);

@@ -43,7 +43,6 @@
 enum {
     WATCH_COHORTS_MAX = 64,          /* catching up at once; more wait */
     WATCH_COHORT_SPAN_MAX = 10000,   /* revisions that a watcher waits for a cohort from behind */
-    WATCH_NEAR = 1000,               /* revisions; who is so near does not wait for who is far */
     WATCH_SLICE_BYTES_MAX = 1 << 20, /* of one revision: all */
     WATCH_ROUND_BYTES = 4 << 20,     /* for a crowd, of all its responses together, */
     WATCH_ROUND_EACH_MIN = 4 << 10,  /* but of each no less than this and no more than that */
@@ -256,7 +255,7 @@ static inline bool watch_is_quiet(const struct watch_hub *h)
 
 static inline bool watch_is_near(const struct watch_hub *h, int64_t revision)
 {
-    return h->head.position - revision <= WATCH_NEAR;
+    return h->head.position - revision <= h->o.near;
 }
 
 static inline void watch_lock(struct watch_hub *h)

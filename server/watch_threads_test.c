@@ -113,8 +113,8 @@ static void *consume_run(void *arg)
 
 static void test_threads(void **state)
 {
-    struct watch_box *b =
-        watch_box_new(&(struct watch_hub_options){.ring_bytes = 20000, .stream_bytes_max = 20000});
+    struct watch_box *b = watch_box_new(&(struct watch_hub_options){
+        .ring_bytes = 20000, .stream_bytes_max = 20000, .near = 1, .work_ns = 1});
     struct consumer consumers[CONSUMERS] = {0};
     pthread_t hub, writer;
 

@@ -51,7 +51,6 @@ struct process {
     uint64_t mono_ns;
     uint32_t rate_ppm; /* 1,000,000 = true */
     int64_t wall_ns;   /* wall clock minus monotonic */
-    uint64_t cpu_ns;   /* what its threads have worked, told to whoever asks */
 
     struct list fibers; /* of this life */
     struct list link;   /* in the list of all processes */

@@ -77,13 +77,9 @@ uint64_t clock_wall_ns(void)
     return p ? process_wall_ns(p) : KERNEL_EPOCH_NS + kernel_now();
 }
 
-/* Work takes no time here. Who asks how long it took is told something, so that it rests. */
 uint64_t clock_thread_cpu_ns(void)
 {
-    enum { WORK_NS = 300 * 1000 };
-    struct process *p = kernel_process();
-
-    return p ? p->cpu_ns += WORK_NS : 0;
+    return 0;
 }
 
 int __wrap_clock_gettime(clockid_t id, struct timespec *ret)
