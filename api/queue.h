@@ -52,8 +52,9 @@ struct queue {
     struct server *server;
     struct cork *cork;
     size_t message_bytes_max; /* longer messages are refused */
-    uint64_t election_ms; /* how often streams that need a leader look for it, and how long a stop
-                                 waits for what a call lingers for */
+    /* How often streams that need a leader look for it, and how long a stop waits for what a call
+     * lingers for. */
+    uint64_t election_ms;
     void (*idle)(void *arg); /* no call is alive any more; called only while stopping, on the
                                 queue's thread */
     void *idle_arg;

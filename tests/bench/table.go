@@ -36,7 +36,7 @@ func times(figure, other float64) string {
 	if other == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.2f", figure/other)
+	return fmt.Sprintf("%.3g", figure/other)
 }
 
 // table collects rows and prints them with equal column widths, or as Markdown. Rows are shown as they come, so that a

@@ -19,6 +19,8 @@ const (
 	stopWaiters = 4 // Of each lock.
 	// keyPatience is for a stop that has nothing to wait for but keys that it can't delete; a request times out after seven seconds.
 	keyPatience = 5 * time.Second
+	// readPatience is for one that waits for that time-out, of a read index; and not for a key after it.
+	readPatience = 12 * time.Second
 )
 
 func lockName(i int) string { return fmt.Sprintf("stop/%d", i) }
@@ -63,15 +65,6 @@ func clearLocks(ctx context.Context, t *testing.T, m *harness.Member) {
 	t.Helper()
 	if _, err := m.KV().DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("stop/"), RangeEnd: []byte("stop0")}); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func stopWithin(t *testing.T, m *harness.Member, limit time.Duration, state string) {
-	t.Helper()
-	from := time.Now()
-	stopInTime(t, m, state)
-	if took := time.Since(from); took > limit {
-		t.Errorf("%s: the stop took %v, more than %v", state, took, limit)
 	}
 }
 
@@ -121,5 +114,5 @@ func TestStopWithLocks(t *testing.T) {
 	waitLockKeys(ctx, t, follower, stopLocks*stopWaiters)
 	c.Kill(leader)
 	c.Kill(others[1])
-	stopWithin(t, follower, stopLimit, "without a quorum, with waiters whose turn it may be")
+	stopWithin(t, follower, readPatience, "without a quorum, with waiters whose turn it may be")
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // stopLimit is for a stop in good order, whatever a member is in the middle of; a supervisor that waits half a minute kills it.
-const stopLimit = 12 * time.Second
+const stopLimit = 10 * time.Second
 
 // occupy opens what a stop has to end: calls of each kind that wait for something. What they are answered is not looked at.
 func occupy(ctx context.Context, m *harness.Member) {
@@ -39,9 +39,14 @@ func occupy(ctx context.Context, m *harness.Member) {
 
 func stopInTime(t *testing.T, m *harness.Member, state string) {
 	t.Helper()
+	stopWithin(t, m, stopLimit, state)
+}
+
+func stopWithin(t *testing.T, m *harness.Member, limit time.Duration, state string) {
+	t.Helper()
 	from := time.Now()
 	_, err := m.Terminate()
-	if took := time.Since(from); err != nil || took > stopLimit {
+	if took := time.Since(from); err != nil || took > limit {
 		t.Errorf("%s: the stop took %v, %v; %s", state, took, err, m.LogTail(20))
 	} else {
 		t.Logf("%s: the stop took %v", state, took.Round(time.Millisecond))

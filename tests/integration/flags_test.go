@@ -71,7 +71,7 @@ func TestWrongFlags(t *testing.T) {
 	etcd, cairn := harness.EtcdBin(t), harness.CairnBin(t)
 	for _, port := range []int{2379, 2380} { // etcd listens before it looks at some flags.
 		if !harness.WaitPortFree(port, 5*time.Second) {
-			t.Skipf("another program has the default port %d", port)
+			t.Fatalf("another program has the default port %d, which etcd listens on here", port)
 		}
 	}
 	a := func(args ...string) []string { return args }
