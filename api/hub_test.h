@@ -109,7 +109,7 @@ static inline void hub_say(struct hub_response *r)
     pthread_mutex_unlock(&hub.lock);
 }
 
-static inline void hub_wait(const size_t *what, size_t n)
+static inline void hub_wait_between(const size_t *what, size_t min, size_t max)
 {
     struct timespec until;
     int r = 0;
@@ -117,12 +117,23 @@ static inline void hub_wait(const size_t *what, size_t n)
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 20;
     pthread_mutex_lock(&hub.lock);
-    while (*what < n && r == 0)
+    while ((*what < min || *what > max) && r == 0)
         r = pthread_cond_timedwait(&hub.changed, &hub.lock, &until);
     pthread_mutex_unlock(&hub.lock);
     if (r != 0)
-        fprintf(stderr, "waited for %zu, have %zu\n", n, *what);
+        fprintf(stderr, "waited for %zu to %zu, have %zu\n", min, max, *what);
     assert_int_equal(r, 0);
+}
+
+static inline void hub_wait(const size_t *what, size_t n)
+{
+    hub_wait_between(what, n, SIZE_MAX);
+}
+
+/* The last responses are freed by threads of gRPC's, maybe after the server has stopped. */
+static inline void hub_wait_freed(void)
+{
+    hub_wait_between(&hub.n_alive, 0, 0);
 }
 
 static inline void hub_reset(void)

@@ -50,9 +50,20 @@ static inline struct watch_box *watch_box_new(const struct watch_hub_options *tu
     return b;
 }
 
+/* What lives on is one byte, ours. */
+static inline void watch_box_free_hub(struct watch_box *b)
+{
+    struct watch_memory *memory = b->hub->memory;
+
+    watch_memory_take(memory, 1);
+    b->hub = watch_hub_free(b->hub);
+    assert_int_equal(atomic_load(&memory->bytes), 1);
+    watch_memory_give(memory, 1);
+}
+
 static inline struct watch_box *watch_box_free(struct watch_box *b)
 {
-    watch_hub_free(b->hub);
+    watch_box_free_hub(b);
     db_batch_free(b->batch);
     store_close(&b->store);
     db_mem_forget();

@@ -90,7 +90,7 @@ struct watch_batch *watch_batch_unref(struct watch_batch *b)
         return NULL;
     for (size_t i = 0; i < b->n_blocks; i++)
         watch_block_unref(b->blocks[i]);
-    atomic_fetch_sub_explicit(&b->hub->memory, b->memory, memory_order_relaxed);
+    watch_memory_give(b->memory, b->own);
     free(b->blocks);
     free(b);
     return NULL;
@@ -128,12 +128,12 @@ static struct watch_batch *batch_new(struct watch_hub *h, const struct watch_set
 {
     const struct watch_scratch *s = &h->scratch;
     bool previous = set->interest->flags & WATCH_PREVIOUS;
-    size_t memory = sizeof(struct watch_batch) + set->n_matches * sizeof(struct watch_event);
-    struct watch_batch *b = mem_alloc_raw(memory);
+    size_t own = sizeof(struct watch_batch) + set->n_matches * sizeof(struct watch_event);
+    struct watch_batch *b = mem_alloc_raw(own);
 
-    *b = (struct watch_batch){.hub = h, .memory = memory, .events = (void *)(b + 1)};
+    *b = (struct watch_batch){.memory = h->memory, .own = own, .events = (void *)(b + 1)};
     atomic_init(&b->refs, 1);
-    atomic_fetch_add_explicit(&h->memory, memory, memory_order_relaxed);
+    watch_memory_take(h->memory, own);
     for (uint32_t at = set->first_match; at != NO_MATCH && s->matches[at].event < s->slice.n_events;
          at = s->matches[at].next)
         batch_add(b, &s->slice.events[s->matches[at].event], previous);

@@ -214,7 +214,7 @@ static void make_events(struct watch_hub *h, struct watch_slice *ret)
         room += watch_record_room(s->past[i].key_len, s->past[i].value_len);
     if (room == 0)
         return;
-    b = watch_slice_memory(ret, room, &h->memory);
+    b = watch_slice_memory(ret, room, h->memory);
     for (size_t i = 0; i < s->n_past; i++) {
         const struct watch_past *p = &s->past[i];
         struct bytes value = bytes_of(s->values.data + p->value_at, p->value_len);
@@ -320,7 +320,7 @@ int watch_history_previous(struct watch_hub *h, struct watch_slice *slice,
     r = read_all_previous(h, slice, place, out);
     if (out->len == 0)
         return r;
-    struct watch_block *b = watch_slice_memory(slice, out->len, &h->memory);
+    struct watch_block *b = watch_slice_memory(slice, out->len, h->memory);
     memcpy(b->data, out->data, out->len);
     for (size_t i = 0; i < slice->n_events; i++) {
         struct watch_slice_event *e = &slice->events[i];

@@ -71,7 +71,8 @@ struct watch_hub *watch_hub_new(const struct watch_hub_options *options)
     h->o = *options;
     set_defaults(&h->o);
     rng_init(&h->rng, options->seed);
-    watch_ring_init(&h->ring, h->o.ring_bytes, &h->memory);
+    h->memory = watch_memory_new();
+    watch_ring_init(&h->ring, h->o.ring_bytes, h->memory);
     pthread_mutex_init(&h->lock, NULL);
     pthread_mutex_init(&h->bell.lock, NULL);
     cond_init(&h->bell.cond);
@@ -119,8 +120,8 @@ struct watch_hub *watch_hub_free(struct watch_hub *h)
     pthread_cond_destroy(&h->bell.cond);
     pthread_mutex_destroy(&h->bell.lock);
     pthread_mutex_destroy(&h->lock);
-    check(atomic_load(&h->memory) == 0); /* responses are freed before */
     check(atomic_load(&h->taken) == 0);
+    watch_memory_free(h->memory);
     free(h);
     return NULL;
 }

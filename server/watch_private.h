@@ -91,9 +91,9 @@ struct watcher {
 /* Events for a set, made once and shared by the responses of its watchers. */
 struct watch_batch {
     atomic_uint refs;
-    struct watch_hub *hub;
-    size_t memory; /* its own */
-    int64_t last;  /* revision */
+    struct watch_memory *memory;
+    size_t own;   /* bytes of it itself */
+    int64_t last; /* revision */
     size_t bytes;
     size_t held; /* of the blocks */
     size_t n_events, n_blocks;
@@ -105,7 +105,8 @@ struct watch_batch {
 struct watch_piece {
     struct watch_response response;
     struct watch_piece *next;
-    struct watch_hub *hub;
+    struct watch_hub *hub; /* while it is in the queue */
+    struct watch_memory *memory;
     struct watch_batch *batch;
     uint64_t serial; /* of the watcher */
     size_t cost;     /* bytes in the stream's budget */
@@ -218,8 +219,8 @@ struct watch_hub {
     atomic_int_fast64_t revision, compacted; /* published */
     atomic_bool ring_wanted;                 /* there was a stream */
     atomic_size_t n_streams;
-    atomic_size_t memory; /* of pieces, batches, and blocks that are not the ring's */
-    atomic_size_t taken;  /* bytes of events in the hands of consumers, of responses not short */
+    struct watch_memory *memory; /* of pieces, batches, and blocks that are not the ring's */
+    atomic_size_t taken; /* bytes of events in the hands of consumers, of responses not short */
     struct watch_bell bell;
 
     pthread_mutex_t lock; /* guards what follows, and sets, watchers and parts of streams */

@@ -26,11 +26,11 @@ struct watch_piece *watch_piece_new(struct watch_stream *s, const struct watch_r
 {
     struct watch_piece *p = mem_alloc_raw(sizeof(*p));
 
-    *p = (struct watch_piece){.response = *response, .hub = s->hub};
+    *p = (struct watch_piece){.response = *response, .hub = s->hub, .memory = s->hub->memory};
     if (!p->response.cancel_reason)
         p->response.cancel_reason = "";
     p->cost = sizeof(*p) + response->bytes;
-    atomic_fetch_add_explicit(&s->hub->memory, sizeof(*p), memory_order_relaxed);
+    watch_memory_take(p->memory, sizeof(*p));
     return p;
 }
 
@@ -41,7 +41,7 @@ struct watch_response *watch_response_free(struct watch_response *r)
     if (!r)
         return NULL;
     watch_batch_unref(p->batch);
-    atomic_fetch_sub_explicit(&p->hub->memory, sizeof(*p), memory_order_relaxed);
+    watch_memory_give(p->memory, sizeof(*p));
     free(p);
     return NULL;
 }
@@ -83,9 +83,7 @@ void watch_push_answer(struct watch_stream *s, const struct watch_response *resp
 /* What the step has in hand doesn't count. */
 static bool memory_is_short(const struct watch_hub *h, const struct watch_batch *b)
 {
-    size_t memory = atomic_load_explicit(&h->memory, memory_order_relaxed);
-
-    return memory >= h->o.bytes_max + h->scratch.slice.memory + b->memory;
+    return watch_memory_bytes(h->memory) >= h->o.bytes_max + h->scratch.slice.memory + b->own;
 }
 
 bool watch_push_events(struct watch_stream *s, struct watcher *w, struct watch_batch *b,
@@ -96,7 +94,7 @@ bool watch_push_events(struct watch_stream *s, struct watcher *w, struct watch_b
                                       .n_events = b->n_events,
                                       .events = b->events,
                                       .bytes = b->bytes,
-                                      .memory = b->memory + b->held};
+                                      .memory = b->own + b->held};
     struct watch_piece *p;
 
     if (s->first && memory_is_short(s->hub, b)) {

@@ -21,14 +21,14 @@ enum {
 
 /* ---- blocks ---- */
 
-struct watch_block *watch_block_new(size_t cap, atomic_size_t *memory)
+struct watch_block *watch_block_new(size_t cap, struct watch_memory *memory)
 {
     struct watch_block *b = mem_alloc_raw(sizeof(*b) + cap);
 
     *b = (struct watch_block){.cap = cap, .memory = memory};
     atomic_init(&b->refs, 1);
     if (memory)
-        atomic_fetch_add_explicit(memory, cap, memory_order_relaxed);
+        watch_memory_take(memory, cap);
     return b;
 }
 
@@ -45,7 +45,7 @@ struct watch_block *watch_block_unref(struct watch_block *b)
     if (atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) > 1)
         return NULL;
     if (b->memory)
-        atomic_fetch_sub_explicit(b->memory, b->cap, memory_order_relaxed);
+        watch_memory_give(b->memory, b->cap);
     free(b);
     return NULL;
 }
@@ -166,7 +166,8 @@ static void keep_block(struct watch_slice *s, struct watch_block *reference)
     s->blocks[s->n_blocks++] = reference;
 }
 
-struct watch_block *watch_slice_memory(struct watch_slice *s, size_t len, atomic_size_t *memory)
+struct watch_block *watch_slice_memory(struct watch_slice *s, size_t len,
+                                       struct watch_memory *memory)
 {
     struct watch_block *b = watch_block_new(len, memory);
 
@@ -188,7 +189,7 @@ void watch_slice_add(struct watch_slice *s, struct watch_block *b, const struct 
 
 /* ---- the ring ---- */
 
-void watch_ring_init(struct watch_ring *ring, size_t bytes_max, atomic_size_t *memory)
+void watch_ring_init(struct watch_ring *ring, size_t bytes_max, struct watch_memory *memory)
 {
     *ring = (struct watch_ring){.bytes_max = bytes_max, .from = INT64_MAX, .memory = memory};
     pthread_mutex_init(&ring->lock, NULL);
@@ -205,7 +206,7 @@ static void drop_oldest(struct watch_ring *ring)
     ring->bytes -= b->cap;
     ring->from = b->last + 1;
     b->memory = ring->memory;
-    atomic_fetch_add_explicit(ring->memory, b->cap, memory_order_relaxed);
+    watch_memory_take(ring->memory, b->cap);
     watch_block_unref(b);
 }
 

@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "server/watch_memory.h"
 #include "storage/mvcc.h"
 
 enum { WATCH_RING_BLOCKS = 128 }; /* each that part of the ring, or as large as one event */
@@ -43,11 +44,11 @@ struct watch_block {
     uint64_t number;          /* in the ring, ascending */
     int64_t first, last;      /* main revisions in it */
     size_t used, cap;
-    atomic_size_t *memory; /* counts it; NULL: the ring's, which has its own bound */
+    struct watch_memory *memory; /* counts it; NULL: the ring's, which has its own bound */
     _Alignas(8) uint8_t data[];
 };
 
-struct watch_block *watch_block_new(size_t cap, atomic_size_t *memory);
+struct watch_block *watch_block_new(size_t cap, struct watch_memory *memory);
 struct watch_block *watch_block_ref(struct watch_block *b);
 struct watch_block *watch_block_unref(struct watch_block *b);
 /* Room that the event of a change takes; kv_len is that of the KeyValue stored. */
@@ -91,7 +92,8 @@ struct watch_slice {
 void watch_slice_deinit(struct watch_slice *s);
 void watch_slice_clear(struct watch_slice *s);
 /* A block for bytes of any kind that lives as long as the slice and whoever refers to it. */
-struct watch_block *watch_slice_memory(struct watch_slice *s, size_t len, atomic_size_t *memory);
+struct watch_block *watch_slice_memory(struct watch_slice *s, size_t len,
+                                       struct watch_memory *memory);
 void watch_slice_add(struct watch_slice *s, struct watch_block *b, const struct watch_record *r);
 
 /* ---- the ring ---- */
@@ -102,7 +104,7 @@ struct watch_ring {
     size_t bytes, bytes_max;
     uint64_t next_number;
     int64_t from; /* INT64_MAX: nothing yet */
-    atomic_size_t *memory;
+    struct watch_memory *memory;
 };
 
 /* Where a reader went on last time: a hint. */
@@ -116,7 +118,7 @@ struct watch_slice_options {
     size_t events_max, bytes_max;
 };
 
-void watch_ring_init(struct watch_ring *ring, size_t bytes_max, atomic_size_t *memory);
+void watch_ring_init(struct watch_ring *ring, size_t bytes_max, struct watch_memory *memory);
 void watch_ring_deinit(struct watch_ring *ring);
 void watch_ring_append(struct watch_ring *ring, const struct mvcc_change *changes, size_t n);
 void watch_ring_clear(struct watch_ring *ring);

@@ -207,7 +207,7 @@ static bool has_room(const struct watch_stream *s)
     if (s->wants_round)
         return s->armed;
     return s->bytes <= h->o.stream_bytes_max / 2 &&
-           (!s->first || atomic_load_explicit(&h->memory, memory_order_relaxed) < h->o.bytes_max);
+           (!s->first || watch_memory_bytes(h->memory) < h->o.bytes_max);
 }
 
 /* Under the stream's lock. */

@@ -192,11 +192,10 @@ static void test_ring_grows(void **state)
     struct ring_box b = {.published = 1};
     struct watch_ring_place place = {0};
     struct watch_slice slice = {0};
-    atomic_size_t memory = 0;
+    struct watch_memory *memory = watch_memory_new();
     pthread_t writer;
 
-    watch_ring_init(&b.ring, WATCH_RING_BLOCKS * EVENTS_A_BLOCK * watch_record_room(3, 12),
-                    &memory);
+    watch_ring_init(&b.ring, WATCH_RING_BLOCKS * EVENTS_A_BLOCK * watch_record_room(3, 12), memory);
     assert_int_equal(pthread_create(&writer, NULL, append_run, &b), 0);
     for (int64_t from = 2, upto; from < APPENDS + 2;) {
         upto = atomic_load(&b.published);
@@ -207,7 +206,8 @@ static void test_ring_grows(void **state)
     pthread_join(writer, NULL);
     watch_slice_deinit(&slice);
     watch_ring_deinit(&b.ring);
-    assert_int_equal(atomic_load(&memory), 0);
+    assert_int_equal(watch_memory_bytes(memory), 0);
+    watch_memory_free(memory);
 }
 
 int main(void)

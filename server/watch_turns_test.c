@@ -231,13 +231,13 @@ static void test_parked(void **state)
     pass_pause(f);
     put_now(f, "a", "2");
     pass_pause(f);
-    memory = atomic_load(&f->b->hub->memory);
+    memory = watch_memory_bytes(f->b->hub->memory);
     for (int i = 0; i < PUTS; i++) {
         put_now(f, "a", "2");
         pass_pause(f);
         assert_int_equal(f->b->hub->head.index.n_sets, 1); /* of the other one */
         assert_int_equal(f->b->hub->n_cohorts, 0);
-        assert_in_range(atomic_load(&f->b->hub->memory), 0, memory);
+        assert_in_range(watch_memory_bytes(f->b->hub->memory), 0, memory);
     }
     for (int i = 0; i < CROWD; i++) {
         watch_response_free(held[i]);
