@@ -109,16 +109,22 @@ static inline void hub_say(struct hub_response *r)
     pthread_mutex_unlock(&hub.lock);
 }
 
+/* For as long as it changes every 20 s. */
 static inline void hub_wait_between(const size_t *what, size_t min, size_t max)
 {
     struct timespec until;
+    size_t seen = SIZE_MAX;
     int r = 0;
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 20;
     pthread_mutex_lock(&hub.lock);
-    while ((*what < min || *what > max) && r == 0)
+    while ((*what < min || *what > max) && r == 0) {
+        if (*what != seen) {
+            clock_gettime(CLOCK_REALTIME, &until);
+            until.tv_sec += 20;
+        }
+        seen = *what;
         r = pthread_cond_timedwait(&hub.changed, &hub.lock, &until);
+    }
     pthread_mutex_unlock(&hub.lock);
     if (r != 0)
         fprintf(stderr, "waited for %zu to %zu, have %zu\n", min, max, *what);
