@@ -590,6 +590,8 @@ static void test_many_streams(void **state)
             if (i % 2)
                 stream_write(calls[i], create_message);
         }
+        /* Who leaves too early never comes. */
+        hub_wait(&hub.n_opened, (size_t)(round + 1) * STREAMS);
         for (size_t i = 0; i < STREAMS; i++)
             leave(calls[i]);
         hub_wait(&hub.n_closed, (size_t)(round + 1) * STREAMS);
