@@ -22,7 +22,8 @@ struct watch_stream {
     struct list responses; /* not taken */
     void (*ready)(void *arg);
     void *arg;
-    bool armed; /* the next response is announced */
+    bool armed;          /* the next response is announced */
+    size_t n_unanswered; /* watchers asked for, `created` not taken */
 };
 
 struct hub_response {
@@ -44,7 +45,6 @@ struct hub {
     pthread_cond_t changed;
     struct list streams;
     struct watch_stream *newest;
-    size_t n_unanswered; /* of all streams: watchers asked for, `created` not taken */
     size_t n_opened, n_closed, n_created, n_cancelled, n_progress, n_taken;
     size_t n_alive; /* responses not freed */
     /* Gets a response when others have taken HUB_GUEST_AT; they are counted until it takes. */
@@ -152,7 +152,7 @@ static inline void hub_reset(void)
     hub.lessor = (struct lessor){0};
     hub.newest = NULL;
     hub.n_opened = hub.n_closed = hub.n_created = hub.n_cancelled = hub.n_progress = 0;
-    hub.n_taken = hub.n_alive = hub.n_unanswered = hub.n_before = 0;
+    hub.n_taken = hub.n_alive = hub.n_before = 0;
     hub.guest = NULL;
     hub.answers = false;
     hub.at_open = NULL;
@@ -205,7 +205,7 @@ struct watch_response *watch_stream_take(struct watch_stream *s)
     else if (hub.guest && l && ++hub.n_before == HUB_GUEST_AT)
         hub_push_locked(hub.guest, hub_response_new(0, 0, 0));
     if (l && container_of(l, struct hub_response, link)->r.created)
-        hub.n_unanswered--;
+        s->n_unanswered--;
     pthread_cond_broadcast(&hub.changed);
     pthread_mutex_unlock(&hub.lock);
     return l ? &container_of(l, struct hub_response, link)->r : NULL;
@@ -235,7 +235,7 @@ void watch_create(struct watch_stream *s, const struct watch_request *request)
     *copy = *request;
     copy->key =
         bytes_of(mem_strndup((const char *)request->key.data, request->key.len), request->key.len);
-    hub.n_unanswered++;
+    s->n_unanswered++;
     copy->range_end =
         bytes_of(mem_strndup((const char *)request->range_end.data, request->range_end.len),
                  request->range_end.len);
@@ -261,7 +261,7 @@ void watch_cancel(struct watch_stream *s, int64_t id)
 bool watch_stream_is_full(struct watch_stream *s)
 {
     pthread_mutex_lock(&hub.lock);
-    bool full = hub.n_unanswered >= WATCH_ANSWERS_MAX;
+    bool full = s->n_unanswered >= WATCH_ANSWERS_MAX;
     pthread_mutex_unlock(&hub.lock);
     return full;
 }
