@@ -330,7 +330,6 @@ static void members_read(struct peer_task *task)
 {
     struct peer *p = container_of(task, struct peer, members_task);
 
-    atomic_store(&p->members_woken, false);
     if (!p->started || p->stopping)
         return;
     struct table *table = mem_new(struct table);
@@ -348,7 +347,7 @@ static void peer_members_changed(struct transport *t)
     struct peer *p = peer_of(t);
 
     pthread_rwlock_rdlock(&p->links_lock);
-    if (!atomic_load(&p->stopped) && !atomic_exchange(&p->members_woken, true))
+    if (!atomic_load(&p->stopped))
         peer_loop_post(&p->loop, &p->members_task);
     pthread_rwlock_unlock(&p->links_lock);
 }

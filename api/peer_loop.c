@@ -7,6 +7,7 @@
  * the same turn: removing blanks it out of the rest of the batch.
  * I2. woken is true while a wake-up is under way; it is reset before the inbox is drained, so what
  * comes later rings again.
+ * I3. A task is in the inbox, or in the chain that was drained, at most once.
  *
  * Thread: the loop; peer_loop_post() any.
  */
@@ -91,6 +92,8 @@ void peer_loop_post(struct peer_loop *l, struct peer_task *task)
 {
     uint64_t one = 1;
 
+    if (atomic_exchange(&task->posted, true))
+        return;
     inbox_push_always(&l->inbox, &task->item);
     if (!atomic_exchange(&l->woken, true))
         check(write(l->wake.fd, &one, sizeof(one)) == sizeof(one));
@@ -103,6 +106,7 @@ static void tasks_run(struct peer_loop *l)
     for (; item; item = next) {
         struct peer_task *task = container_of(item, struct peer_task, item);
         next = item->next;
+        atomic_store(&task->posted, false);
         task->run(task);
     }
 }

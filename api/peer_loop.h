@@ -36,9 +36,10 @@ static inline uint64_t peer_timer_deadline_ms(const struct peer_timer *timer)
     return (uint64_t)timer->due.key;
 }
 
-/* Runs on the loop, once for each post; its maker bounds how many there are. */
+/* Runs on the loop behind each post: once for all that come before it begins. */
 struct peer_task {
     struct inbox_item item;
+    atomic_bool posted; /* and not begun */
     void (*run)(struct peer_task *task);
 };
 

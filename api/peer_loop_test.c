@@ -184,6 +184,34 @@ static void each_task_runs_once_whichever_thread_posts_it(void **state)
     free(all);
 }
 
+/* Its chain of tasks would have no end if one were in it twice. */
+static void posts_the_one_behind(struct peer_task *task)
+{
+    struct count *c = container_of(task, struct count, task);
+
+    --*c->left;
+    peer_loop_post(c->loop, &c[1].task);
+}
+
+static void a_task_that_waits_to_run_is_not_posted_again(void **state)
+{
+    unsigned left = 4;
+    struct peer_loop l;
+    struct count c[2] = {{{.run = posts_the_one_behind}, &l, &left}, {{.run = counts}, &l, &left}};
+
+    assert_int_equal(peer_loop_init(&l), 0);
+    peer_loop_post(&l, &c[0].task);
+    peer_loop_post(&l, &c[1].task);
+    peer_loop_turn(&l, 0);
+    assert_int_equal(left, 2);
+    peer_loop_post(&l, &c[1].task);
+    peer_loop_turn(&l, 0);
+    assert_int_equal(left, 1);
+    peer_loop_turn(&l, 0);
+    assert_int_equal(left, 1);
+    peer_loop_deinit(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +219,7 @@ int main(void)
         cmocka_unit_test(a_timer_that_sets_itself_for_now_does_not_keep_the_turn),
         cmocka_unit_test(a_removed_source_is_not_called_in_the_same_turn),
         cmocka_unit_test(each_task_runs_once_whichever_thread_posts_it),
+        cmocka_unit_test(a_task_that_waits_to_run_is_not_posted_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,7 +134,6 @@ static void inbox_take(struct peer_task *task)
 {
     struct peer_pipeline *p = container_of(task, struct peer_pipeline, task);
 
-    atomic_store(&p->woken, false);
     *p->last = inbox_drain(&p->inbox, NULL);
     while (*p->last)
         p->last = &(*p->last)->next;
@@ -157,8 +156,7 @@ int peer_pipeline_send(struct peer_pipeline *p, const struct raft_message *m)
     }
     atomic_fetch_add(&p->queued, 1);
     inbox_push_always(&p->inbox, &post->item);
-    if (!atomic_exchange(&p->woken, true))
-        peer_loop_post(&p->link->peer->loop, &p->task);
+    peer_loop_post(&p->link->peer->loop, &p->task);
     return 0;
 }
 
@@ -186,7 +184,7 @@ void peer_pipeline_deinit(struct peer_pipeline *p)
 {
     struct peer_post *post;
 
-    check(!atomic_load(&p->woken));
+    check(!atomic_load(&p->task.posted));
     while ((post = queue_pop(p)))
         post_free(post);
     inbox_deinit(&p->inbox);

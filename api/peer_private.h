@@ -119,7 +119,6 @@ struct peer_pipeline {
     struct peer_link *link;
     struct inbox inbox;
     struct peer_task task;
-    atomic_bool woken;
     atomic_uint queued;       /* in the inbox and in the queue */
     struct inbox_item *first; /* the queue, the loop's */
     struct inbox_item **last;
@@ -223,7 +222,6 @@ struct peer {
     struct peer_task start_task;
     bool started; /* the loop's */
     struct peer_task members_task;
-    atomic_bool members_woken;
     struct peer_task stop_task;
     bool stopping; /* the loop's: nothing new is begun */
 
