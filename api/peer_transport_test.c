@@ -261,7 +261,9 @@ static void *taker_main(void *arg)
 /* Nobody knows whether it was taken: a proposal that is posted again might be carried out twice. */
 static void a_proposal_is_posted_once(void **state)
 {
-    struct node *a = node_new(1);
+    struct peer_timing timing = test_timing;
+    timing.probe = 60000; /* or one may take the first connection */
+    struct node *a = node_new_timed(1, timing);
     struct taker t = {.listener = socket(AF_INET, SOCK_STREAM, 0)};
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(address);
