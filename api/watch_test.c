@@ -337,20 +337,22 @@ static void test_keep_alive_fails(void **state)
 }
 
 /* What a handler answers while the queue sends must not wait for the queue's next look at the
- * clock, which is up to 250 ms away. */
+ * clock, which is up to 250 ms away. On a busy machine a few may be late for other reasons. */
 static void test_keep_alive_fails_at_once(void **state)
 {
     enum { TIMES = 20 };
-    uint64_t start_ms = clock_mono_ms();
+    size_t n_late = 0;
 
     for (size_t i = 0; i < TIMES; i++) {
+        uint64_t start_ms = clock_mono_ms();
         struct client_call *c = stream_begin(KEEP_ALIVE, NULL);
         stream_write(c, BYTES_LIT("\x08\x07"));
         hub_wait(&hub.lessor.n_asked, i + 1);
         lessor_finish(OUTCOME_TIMEOUT, 0);
         expect_end(c, GRPC_STATUS_UNAVAILABLE, "etcdserver: request timed out");
+        n_late += clock_mono_ms() - start_ms > QUEUE_SWEEP_MS / 4;
     }
-    assert_in_range(clock_mono_ms() - start_ms, 0, TIMES * QUEUE_SWEEP_MS / 4);
+    assert_in_range(n_late, 0, TIMES / 2);
 }
 
 static void *stop_now(void *arg)
