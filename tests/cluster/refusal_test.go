@@ -162,13 +162,13 @@ func TestForeignCluster(t *testing.T) {
 			foreign.Args = []string{"--name=" + foreign.Name, "--initial-advertise-peer-urls=" + foreign.PeerURL(),
 				"--initial-cluster=" + foreign.Name + "=" + foreign.PeerURL() + "," + m.Name + "=" + m.PeerURL(),
 				"--initial-cluster-token=foreign"}
+			from := time.Now()
 			if err := foreign.Start(); err != nil {
 				t.Fatal(err)
 			}
 			const refusing, refused = "request cluster ID mismatch", "due to cluster ID mismatch"
 			waitSaid(t, foreign, 0, refused)
 			waitSaid(t, m, 0, refusing)
-			from := time.Now()
 			waitSaid(t, foreign, logSize(foreign), refused) // By then there were many more requests.
 			text, err := tail(m.LogPath(), 0)
 			if err != nil {
