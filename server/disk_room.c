@@ -109,9 +109,14 @@ static bool give_up_ballast(struct disk_room *room)
 
 /* ---- the doors ---- */
 
+bool disk_room_has(const struct disk_room *room, uint64_t bytes)
+{
+    return measure(room->places[0]).free_bytes >= bytes;
+}
+
 bool disk_room_fits(const struct disk_room *room, uint64_t bytes)
 {
-    return atomic_load(&room->holders) == 0 && measure(room->places[0]).free_bytes >= bytes;
+    return atomic_load(&room->holders) == 0 && disk_room_has(room, bytes);
 }
 
 bool disk_room_fits_ahead(const struct disk_room *room, uint64_t bytes)

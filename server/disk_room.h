@@ -38,7 +38,9 @@ struct disk_room *disk_room_close(struct disk_room *room); /* accepts NULL; the 
 void disk_room_check(struct disk_room *room);
 /* As the last check saw it. */
 bool disk_room_short(const struct disk_room *room);
-/* True: bytes can be written to the data directory as it is. */
+/* True: so many bytes are free in the data directory. */
+bool disk_room_has(const struct disk_room *room, uint64_t bytes);
+/* True: bytes can be written there as it is; nobody holds the room. */
 bool disk_room_fits(const struct disk_room *room, uint64_t bytes);
 /* True: bytes can be written to the log's directory, for later, and the disk is not short then. */
 bool disk_room_fits_ahead(const struct disk_room *room, uint64_t bytes);

@@ -14,6 +14,8 @@
  *        a snapshot.
  *   (I5) --snapshot-count is looked at with the tick, not with each entry: however small it is, no
  *        more than one flush a tick comes of it.
+ *   (I6) while the disk is short the database's brake is off, for a flush would wait for a
+ *        compaction that has no room.
  *
  * Thread: housekeeper, at the priority of the others: a lower one would make the apply worker wait
  * behind a writer who does not get the processor (measured: put p99 of 150 ms instead of 19).
@@ -234,11 +236,23 @@ static void flush_if_due(struct housekeeper *h)
             "raft log keeps what it holds");
 }
 
+/* (I6). Also when a Defragment holds the room: it may wait for that. */
+static void set_brake(struct housekeeper *h)
+{
+    int r = 0;
+
+    if (disk_room_has(h->o.room, DB_BRAKE_BYTES))
+        r = db_set_brake(h->o.store->db, !disk_room_short(h->o.room));
+    if (r < 0)
+        server_fatal("could not set the database's brake", r);
+}
+
 static void look_at_disk(struct housekeeper *h)
 {
     bool was = disk_room_short(h->o.room);
 
     disk_room_check(h->o.room);
+    set_brake(h);
     if (!disk_room_short(h->o.room))
         return;
     h->flush_soon |= !was;

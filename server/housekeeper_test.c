@@ -2,7 +2,8 @@
 /*
  * The housekeeper when the disk fills: which flushes it does, puts off, or gives the ballast for,
  * how far the log may go then, and that the member raises its alarm. The disk is the test's own,
- * and so are the flush and what the log is told (the linker wraps db_flush() and node_release()).
+ * and so are the flush, the brake and what the log is told (the linker wraps db_flush(),
+ * db_set_brake() and node_release()).
  *
  * Also with its thread: nobody's time-out waits for a flush.
  */
@@ -24,11 +25,13 @@ enum { DISK_MIB = 8192, MARK_MIB = 256, PATIENCE_MS = 30000 };
 
 int __real_db_flush(struct db *db);
 int __wrap_db_flush(struct db *db);
+int __wrap_db_set_brake(struct db *db, bool on);
 void __wrap_node_release(struct node *node, uint64_t index);
 
 static _Atomic uint64_t free_bytes;
 static unsigned flushes;
 static uint64_t released; /* by the last flush */
+static bool braked;       /* the database, as it was told last */
 
 /* A flush that waits: in here until the gate opens. */
 static struct {
@@ -56,6 +59,12 @@ int __wrap_db_flush(struct db *db)
     return __real_db_flush(db);
 }
 
+int __wrap_db_set_brake(struct db *db, bool on)
+{
+    braked = on;
+    return 0;
+}
+
 void __wrap_node_release(struct node *node, uint64_t index)
 {
     released = index;
@@ -64,6 +73,7 @@ void __wrap_node_release(struct node *node, uint64_t index)
 static int setup(void **state)
 {
     atomic_store(&free_bytes, 4096 * MIB);
+    braked = false;
     *state = box_start();
     flushes = 0;
     released = 0;
@@ -129,6 +139,29 @@ static void test_flushes_when_short(void **state)
     turns(b);
     assert_int_equal(flushes, 1);
     assert_true(has_ballast(b));
+}
+
+/* No flush waits for a compaction while that may have no room; also not one of a Defragment, which
+ * holds the room. The brake itself needs some. */
+static void test_brake(void **state)
+{
+    struct box *b = *state;
+
+    turns(b);
+    assert_true(braked);
+    atomic_store(&free_bytes, DB_BRAKE_BYTES - 1);
+    turns(b);
+    assert_true(braked);
+    disk_room_hold(b->s->room);
+    atomic_store(&free_bytes, DB_BRAKE_BYTES);
+    turns(b);
+    assert_false(braked);
+    disk_room_let_go(b->s->room);
+    turns(b);
+    assert_false(braked);
+    atomic_store(&free_bytes, 4096 * MIB);
+    turns(b);
+    assert_true(braked);
 }
 
 /* What can wait does not take the ballast, and is done when there is room. */
@@ -475,6 +508,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(test_flushes_when_short),
+        T(test_brake),
         T(test_puts_off),
         T(test_ballast_for_full_memory),
         T(test_ballast_for_log),

@@ -47,6 +47,7 @@ struct db_options {
 /* After a lack of room the store takes writes again when there are DB_ROOM_BYTES; it looks every
  * five seconds. */
 enum { DB_ROOM_BYTES = 16 << 20, DB_ROOM_WAIT_MS = 12 * 1000 };
+enum { DB_BRAKE_BYTES = 1 << 20 }; /* to set the brake: much less, but never without */
 enum { DB_CACHE_BYTES = 32 << 20, DB_WRITE_BUFFER_BYTES = 16 << 20 };
 enum { DB_PARTS_MAX = 8 }; /* of a key or a value in db_batch_putv() */
 
@@ -107,6 +108,11 @@ struct bytes db_iter_value(const struct db_iter *it);
 int db_iter_error(const struct db_iter *it); /* 0, or negative: the walk ended early */
 
 int db_flush(struct db *db); /* waits until all written so far is durable */
+/* While the brake is on, as in a new store, writes and flushes wait when compactions can't keep up
+ * with them. On a disk that is nearly full they would wait for ever: one that has no room is not
+ * begun. It needs DB_BRAKE_BYTES, and comes on only once nothing would wait for it at once; so ask
+ * again and again. From one owner at a time. */
+int db_set_brake(struct db *db, bool on);
 /* Rewrites everything, without what is deleted or overwritten. Runs beside reads and writes, and
  * may take long; asks go_on (may be NULL) from time to time, and ends early when it says no. */
 int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg);

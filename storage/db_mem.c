@@ -613,6 +613,11 @@ int db_flush(struct db *db)
     return 0;
 }
 
+int db_set_brake(struct db *db, bool on)
+{
+    return 0;
+}
+
 int db_compact(struct db *db, bool (*go_on)(void *arg), void *arg)
 {
     return db->interrupted ? -ECANCELED : 0;

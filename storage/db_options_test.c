@@ -9,6 +9,8 @@
  *   paranoid checks              a block that can't be read ends the member instead of being
  *                                skipped by a compaction
  *   no merges, no range deletes  nothing that older releases read wrongly after an error
+ *
+ * And the brake (db_set_brake).
  */
 #include "storage/db.h"
 
@@ -70,6 +72,15 @@ static size_t count_of(const char *text, const char *what)
     return n;
 }
 
+static void must_stand_there(const char *dir, const char *line)
+{
+    static char text[FILE_BYTES_MAX];
+
+    read_options(dir, text);
+    if (count_of(text, line) != 1)
+        fail_msg("%s stands there %zu times", line, count_of(text, line));
+}
+
 static void test_options(void **state)
 {
     static const char *const once[] = {
@@ -83,15 +94,32 @@ static void test_options(void **state)
         "unordered_write=false\n",
         "checksum=kXXH3\n",
     };
-    static char text[FILE_BYTES_MAX];
     char *dir = test_dir_new();
     struct db *db = test_db_open(dir);
 
-    read_options(dir, text);
-    assert_int_equal(count_of(text, "[CFOptions "), 1);
-    for (size_t i = 0; i < sizeof(once) / sizeof(once[0]); i++) {
-        if (count_of(text, once[i]) != 1)
-            fail_msg("%s stands there %zu times", once[i], count_of(text, once[i]));
+    must_stand_there(dir, "[CFOptions ");
+    for (size_t i = 0; i < sizeof(once) / sizeof(once[0]); i++)
+        must_stand_there(dir, once[i]);
+    db_close(db);
+    test_dir_remove(dir);
+}
+
+static void test_brake(void **state)
+{
+    char *dir = test_dir_new();
+    struct db *db = test_db_open(dir);
+
+    must_stand_there(dir, "level0_slowdown_writes_trigger=20\n");
+    must_stand_there(dir, "level0_stop_writes_trigger=36\n");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(db_set_brake(db, false), 0);
+        must_stand_there(dir, "level0_slowdown_writes_trigger=1073741824\n");
+        must_stand_there(dir, "level0_stop_writes_trigger=1073741824\n");
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(db_set_brake(db, true), 0);
+        must_stand_there(dir, "level0_slowdown_writes_trigger=20\n");
+        must_stand_there(dir, "level0_stop_writes_trigger=36\n");
     }
     db_close(db);
     test_dir_remove(dir);
@@ -99,7 +127,8 @@ static void test_options(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_options)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_options),
+                                       cmocka_unit_test(test_brake)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

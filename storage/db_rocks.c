@@ -15,7 +15,9 @@
  * and at last writes wait for them. (6) What a full disk has refused can be tried again: a batch is
  * refused as a whole, a memtable stays until it is a table, a file that failed is never written to
  * again. RocksDB looks for room by itself. (7) It keeps next to no log: builds of it with
- * assertions end the process when a full disk refuses a line of that.
+ * assertions end the process when a full disk refuses a line of that. (8) The brake comes on only
+ * with few tables in the first level: with many, each flush waits for a compaction, which may have
+ * no room.
  *
  * Thread: reads, views and iterators from any; see db.h for the rest.
  */
@@ -23,6 +25,7 @@
 
 #include <rocksdb/c.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -45,6 +48,9 @@ enum {
      * log would wait for all of that. */
     TABLE_WRITE_BYTES = 512 << 10,
     LEVEL_BASE_BYTES = 64 << 20,
+    BRAKE_TABLES = 20, /* in the first level: writes are slowed down, and a flush waits */
+    BRAKE_TABLES_STOP = 36,
+    BRAKE_TABLES_OFF = 1 << 30,
     INFO_LOG_LEVEL_FATAL = 4,
     TABLE_FORMAT_VERSION = 5,
     BLOOM_BITS = 10,
@@ -66,6 +72,7 @@ struct db {
     void (*no_room)(void *arg);
     void *no_room_arg;
     atomic_bool interrupted;
+    bool brake;
 };
 
 struct db_view {
@@ -158,6 +165,38 @@ static int tried(const char *what, char *text, uint64_t until_ms)
         return rocks_failed(what, text);
     if (until_ms > 0)
         log_info("there is room for the database again", LOG_STR("operation", what));
+    return 0;
+}
+
+/* ---- the brake ---- */
+
+static unsigned first_level_tables(struct db *db)
+{
+    char *text = rocksdb_property_value(db->rocks, "rocksdb.num-files-at-level0");
+    unsigned n = text ? (unsigned)strtoul(text, NULL, 10) : 0;
+
+    rocksdb_free(text);
+    return n;
+}
+
+/* (8). What there was no room to note down is asked again: until something is noted, RocksDB takes
+ * any lack of room for a worse one. */
+int db_set_brake(struct db *db, bool on)
+{
+    static const char *const names[] = {"level0_slowdown_writes_trigger",
+                                        "level0_stop_writes_trigger"};
+    char slow[16], stop[16], *text = NULL;
+
+    if (on == db->brake || (on && first_level_tables(db) >= BRAKE_TABLES))
+        return 0;
+    snprintf(slow, sizeof(slow), "%d", on ? BRAKE_TABLES : BRAKE_TABLES_OFF);
+    snprintf(stop, sizeof(stop), "%d", on ? BRAKE_TABLES_STOP : BRAKE_TABLES_OFF);
+    rocksdb_set_options(db->rocks, 2, names, (const char *const[]){slow, stop}, &text);
+    if (text && error_of(text) != -ENOSPC)
+        return rocks_failed("set the brake", text);
+    if (!text)
+        db->brake = on;
+    rocksdb_free(text);
     return 0;
 }
 
@@ -263,6 +302,8 @@ static void write_options_set(rocksdb_options_t *o, uint64_t write_buffer_bytes)
     rocksdb_options_set_write_buffer_size(o, write_buffer_bytes ? write_buffer_bytes
                                                                 : DB_WRITE_BUFFER_BYTES);
     rocksdb_options_set_max_write_buffer_number(o, 2);
+    rocksdb_options_set_level0_slowdown_writes_trigger(o, BRAKE_TABLES);
+    rocksdb_options_set_level0_stop_writes_trigger(o, BRAKE_TABLES_STOP);
     rocksdb_options_set_compression(o, rocksdb_lz4_compression);
     rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
     rocksdb_options_set_target_file_size_base(o, TABLE_BYTES);
@@ -336,6 +377,11 @@ int db_open(struct db **ret, const struct db_options *options, char **ret_error)
         db->rocks = rocksdb_open(db->options, options->path, &text);
     if (text)
         return open_failed(options->path, text, ret_error);
+    db->brake = true;
+    if (!options->read_only && first_level_tables(db) >= BRAKE_TABLES) /* (8) */
+        r = db_set_brake(db, false);
+    if (r < 0)
+        return err_trace(r);
     *ret = db;
     db = NULL;
     return 0;

@@ -16,9 +16,11 @@
 #include <pthread.h>
 #include <sys/statvfs.h>
 
+#include "base/clock.h"
 #include "storage/test_dir.h"
 
 enum { RECORDS = 1000, ALWAYS = 1 << 20, FD_PATH_BYTES = 64, CLOCK_STEP_NS = 500 * 1000 * 1000 };
+enum { FLUSHES = 40, FLUSHES_BRAKED = 15, SOON_MS = 20 * 1000 };
 
 /* ---- the disk ---- */
 
@@ -267,6 +269,147 @@ static void test_compaction(void **state)
     assert_int_equal(db_flush(f->db), 0);
 }
 
+/* ---- the brake ---- */
+
+/* Tables can be written, but after one compaction that could not, none is begun any more. */
+static void no_room_to_compact(struct fixture *f)
+{
+    assert_int_equal(db_flush(f->db), 0);
+    disk_fill(".sst", ALWAYS, ALWAYS);
+    assert_int_equal(db_compact(f->db, NULL, NULL), -ENOSPC);
+    disk_fill("nothing", ALWAYS, ALWAYS);
+}
+
+struct flusher {
+    struct fixture *f;
+    pthread_t thread;
+    _Atomic unsigned done;
+    _Atomic int r;
+};
+
+static bool soon(bool (*is)(void *arg), void *arg)
+{
+    uint64_t until_ms = clock_mono_ms() + SOON_MS;
+
+    while (!is(arg) && clock_mono_ms() < until_ms)
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
+    return is(arg);
+}
+
+static bool was_refused(void *arg)
+{
+    return disk_refused() > 0;
+}
+
+static void *flush_often(void *arg)
+{
+    struct flusher *w = arg;
+
+    for (unsigned i = 0; i < FLUSHES && w->r == 0; i++) {
+        int r = put(w->f, i);
+        w->r = r < 0 ? r : db_flush(w->f->db);
+        w->done++;
+    }
+    return NULL;
+}
+
+static bool is_braked(void *arg)
+{
+    struct flusher *w = arg;
+
+    return w->done >= FLUSHES_BRAKED;
+}
+
+static bool all_done(void *arg)
+{
+    struct flusher *w = arg;
+
+    return w->done == FLUSHES;
+}
+
+/* Sets the brake before the first flush, or when one waits for it; all of them are done soon. */
+static void flushes_go_on(struct fixture *f, bool brake, bool late)
+{
+    struct flusher w = {.f = f};
+    bool done;
+
+    if (!late)
+        assert_int_equal(db_set_brake(f->db, brake), 0);
+    assert_int_equal(pthread_create(&w.thread, NULL, flush_often, &w), 0);
+    if (late && soon(is_braked, &w))
+        assert_int_equal(db_set_brake(f->db, brake), 0);
+    done = soon(all_done, &w);
+    if (!done)
+        disk_has_room(); /* else the thread might never end */
+    pthread_join(w.thread, NULL);
+    assert_true(done);
+    assert_int_equal(w.r, 0);
+}
+
+/* Each leaves a table, and no compaction has room for them. */
+static void test_many_flushes(void **state)
+{
+    struct fixture *f = *state;
+
+    no_room_to_compact(f);
+    flushes_go_on(f, false, false);
+}
+
+/* A flush that waits already notices. */
+static void test_flush_that_waits(void **state)
+{
+    struct fixture *f = *state;
+
+    no_room_to_compact(f);
+    flushes_go_on(f, false, true);
+}
+
+/* Nothing at all can be written when the brake is taken off, but soon after. */
+static void test_brake_without_room(void **state)
+{
+    struct fixture *f = *state;
+
+    no_room_to_compact(f);
+    disk_fill("/", ALWAYS, ALWAYS);
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    disk_fill("nothing", ALWAYS, ALWAYS);
+    flushes_go_on(f, false, false);
+    assert_int_equal(put(f, 1), 0);
+}
+
+/* Without room for the brake, a later lack of room of a compaction alone would stop all writes; it
+ * does not once the brake was asked for again. */
+static void test_brake_again(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(db_flush(f->db), 0);
+    disk_fill("/MANIFEST-", ALWAYS, ALWAYS);
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    assert_in_range(disk_refused(), 1, ALWAYS);
+    disk_has_room();
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    disk_fill(".sst", ALWAYS, ALWAYS);
+    assert_int_equal(db_compact(f->db, NULL, NULL), -ENOSPC);
+    assert_int_equal(put(f, 1), 0);
+    assert_int_equal(f->asked, 0);
+}
+
+/* A store that has many tables when it is opened has no brake until they are few. */
+static void test_brake_of_opened(void **state)
+{
+    struct fixture *f = *state;
+
+    no_room_to_compact(f);
+    flushes_go_on(f, false, false);
+    db_close(f->db);
+    disk_fill(".sst", ALWAYS, ALWAYS);
+    open_store(f);
+    assert_true(soon(was_refused, NULL));
+    disk_fill("nothing", ALWAYS, ALWAYS);
+    flushes_go_on(f, true, false);
+}
+
 /* The disk stays full: everything says so in the end, and can still be read. Nothing is written to
  * RocksDB's own log meanwhile, whose failure would end the process. */
 static void test_for_good(void **state)
@@ -293,6 +436,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_manifest, setup, teardown),
         cmocka_unit_test_setup_teardown(test_write, setup, teardown),
         cmocka_unit_test_setup_teardown(test_compaction, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_flushes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_flush_that_waits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_brake_without_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_brake_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_brake_of_opened, setup, teardown),
         cmocka_unit_test_setup_teardown(test_for_good, setup, teardown),
     };
 
