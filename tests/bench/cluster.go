@@ -95,7 +95,7 @@ type joinFigures struct {
 
 func (c *config) join(out *table) error {
 	var got [2]joinFigures
-	for i, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
+	for i, kind := range c.kinds() {
 		if err := c.joinOne(kind, &got[i]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}

@@ -79,7 +79,7 @@ var scenarioNames = []string{"put", "range", "txn-put", "memory", "compaction", 
 	"watch-overload", "cluster", "join"}
 
 // aloneNames are the scenarios that can be run without etcd.
-var aloneNames = []string{"memory", "compaction", "watch-catch-up", "lease", "watch-overload"}
+var aloneNames = []string{"memory", "join", "compaction", "watch-catch-up", "lease", "watch-overload"}
 
 // Sizes with -quick.
 const (
