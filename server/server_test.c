@@ -113,10 +113,12 @@ static void test_compactions(void **state)
         sched_yield();
     } while (hash.compact_revision != -1 && clock_mono_ms() < end_ms);
     assert_int_equal(hash.compact_revision, -1);
+    call_compact(b, &w.call, 7, true); /* the hash of 5 is there a moment before 5 is finished */
+    assert_int_equal(submit_and_wait(b, &w), OUTCOME_OK);
     call_compact(b, &w.call, 10, true);
     assert_int_equal(submit_and_wait(b, &w), OUTCOME_OK);
     assert_int_equal(mvcc_hash_kv(b->s->store.mvcc, 10, &hash), 0);
-    assert_int_equal(hash.compact_revision, 5);
+    assert_int_equal(hash.compact_revision, 7);
     call_compact(b, &w.call, 10, true);
     assert_int_equal(submit_and_wait(b, &w), OUTCOME_COMPACTED);
 }
