@@ -24,7 +24,7 @@
 #include "base/digest.h"
 #include "base/mem.h"
 
-enum { HEAD_BYTES = 2 + 8, TAIL_BYTES = 4, END_BYTES = 2, WRITE_BEHIND_BYTES = 8 << 20 };
+enum { HEAD_BYTES = 2 + 8, TAIL_BYTES = 4, END_BYTES = 2, WRITE_BEHIND_BYTES = 1 << 20 };
 enum { STATE_NAME_LENGTH, STATE_NAME, STATE_SIZE, STATE_BYTES, STATE_CRC, STATE_END };
 
 static bool name_ok(const char *name, size_t len)
@@ -198,6 +198,18 @@ static struct bytes take(struct bytes *in, uint64_t max)
     return taken;
 }
 
+/* A piece is written to the disk at once, and the one before is waited for: a sync of the raft log
+ * on the same disk has no more than two of them before it. */
+static void write_behind(int fd, uint64_t piece)
+{
+    off64_t at = (off64_t)(piece * WRITE_BEHIND_BYTES);
+
+    (void)sync_file_range(fd, at, 0, SYNC_FILE_RANGE_WRITE);
+    if (piece > 0)
+        (void)sync_file_range(fd, at - WRITE_BEHIND_BYTES, WRITE_BEHIND_BYTES,
+                              SYNC_FILE_RANGE_WAIT_BEFORE);
+}
+
 int peer_file_append(int fd, struct bytes data, uint64_t *written)
 {
     uint64_t before = *written / WRITE_BEHIND_BYTES;
@@ -210,7 +222,7 @@ int peer_file_append(int fd, struct bytes data, uint64_t *written)
         *written += (uint64_t)n;
     }
     if (*written / WRITE_BEHIND_BYTES > before)
-        (void)sync_file_range(fd, (off64_t)(before * WRITE_BEHIND_BYTES), 0, SYNC_FILE_RANGE_WRITE);
+        write_behind(fd, before);
     return 0;
 }
 
