@@ -243,7 +243,7 @@ static void envelope(struct buf *out, uint64_t to)
     assert_int_equal(peer_snapshot_encode(&m, out), 0);
 }
 
-static char got[4096];
+static char post_got[4096];
 
 /* Sends and reads to the end. */
 static void post_once(struct node *n, const struct buf *request)
@@ -258,9 +258,10 @@ static void post_once(struct node *n, const struct buf *request)
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
     assert_int_equal(send(fd, request->data, request->len, MSG_NOSIGNAL), request->len);
     shutdown(fd, SHUT_WR);
-    while (len < sizeof(got) - 1 && (r = recv(fd, got + len, sizeof(got) - 1 - len, 0)) > 0)
+    while (len < sizeof(post_got) - 1 &&
+           (r = recv(fd, post_got + len, sizeof(post_got) - 1 - len, 0)) > 0)
         len += (size_t)r;
-    got[len] = '\0';
+    post_got[len] = '\0';
     close(fd);
 }
 
@@ -271,10 +272,10 @@ static void post(struct node *n, const struct buf *request, const char *want)
 
     do
         post_once(n, request);
-    while (!strstr(got, want) && strstr(got, "too many are being received") &&
+    while (!strstr(post_got, want) && strstr(post_got, "too many are being received") &&
            clock_mono_ms() < end_ms);
-    if (!strstr(got, want))
-        fail_msg("not in the answer: %s; but: %s", want, got);
+    if (!strstr(post_got, want))
+        fail_msg("not in the answer: %s; but: %s", want, post_got);
 }
 
 static void post_body(struct node *n, const char *headers, struct bytes body, const char *want)
