@@ -585,6 +585,7 @@ static inline int teardown(void **state)
     pthread_cond_broadcast(&server.changed);
     pthread_mutex_unlock(&server.lock);
     pthread_join(server.scanner, NULL);
+    hub_wait_freed();
     hub_reset();
     return 0;
 }

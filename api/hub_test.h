@@ -152,7 +152,7 @@ static inline void hub_reset(void)
     hub.lessor = (struct lessor){0};
     hub.newest = NULL;
     hub.n_opened = hub.n_closed = hub.n_created = hub.n_cancelled = hub.n_progress = 0;
-    hub.n_taken = hub.n_alive = hub.n_before = 0;
+    hub.n_taken = hub.n_before = 0;
     hub.guest = NULL;
     hub.answers = false;
     hub.at_open = NULL;

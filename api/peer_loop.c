@@ -106,7 +106,7 @@ static void tasks_run(struct peer_loop *l)
     for (; item; item = next) {
         struct peer_task *task = container_of(item, struct peer_task, item);
         next = item->next;
-        atomic_store(&task->posted, false);
+        (void)atomic_exchange(&task->posted, false); /* behind what the posters have written */
         task->run(task);
     }
 }

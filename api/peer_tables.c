@@ -198,16 +198,26 @@ static struct bytes take(struct bytes *in, uint64_t max)
     return taken;
 }
 
+/* A file system may not know how; a write that failed, though, is told here and by no sync later. */
+static int range_sync(int fd, uint64_t from, uint64_t len, unsigned flags)
+{
+    if (sync_file_range(fd, (off64_t)from, (off64_t)len, flags) == 0 || errno == ENOSYS ||
+        errno == EINVAL || errno == ESPIPE || errno == EPERM)
+        return 0;
+    return -errno;
+}
+
 /* A piece is written to the disk at once, and the one before is waited for: a sync of the raft log
  * on the same disk has no more than two of them before it. */
-static void write_behind(int fd, uint64_t piece)
+static int write_behind(int fd, uint64_t piece)
 {
-    off64_t at = (off64_t)(piece * WRITE_BEHIND_BYTES);
+    uint64_t at = piece * WRITE_BEHIND_BYTES;
+    int r = range_sync(fd, at, 0, SYNC_FILE_RANGE_WRITE);
 
-    (void)sync_file_range(fd, at, 0, SYNC_FILE_RANGE_WRITE);
-    if (piece > 0)
-        (void)sync_file_range(fd, at - WRITE_BEHIND_BYTES, WRITE_BEHIND_BYTES,
-                              SYNC_FILE_RANGE_WAIT_BEFORE);
+    if (r == 0 && piece > 0)
+        r = range_sync(fd, at - WRITE_BEHIND_BYTES, WRITE_BEHIND_BYTES,
+                       SYNC_FILE_RANGE_WAIT_BEFORE);
+    return r;
 }
 
 int peer_file_append(int fd, struct bytes data, uint64_t *written)
@@ -221,9 +231,7 @@ int peer_file_append(int fd, struct bytes data, uint64_t *written)
         take(&data, (uint64_t)n);
         *written += (uint64_t)n;
     }
-    if (*written / WRITE_BEHIND_BYTES > before)
-        write_behind(fd, before);
-    return 0;
+    return *written / WRITE_BEHIND_BYTES > before ? write_behind(fd, before) : 0;
 }
 
 static int bytes_write(struct peer_tables_reader *r, struct bytes *in)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Directories on the wire: whole, in pieces, cut off, changed; names that would lead elsewhere.
+ * Directories on the wire: whole, in pieces, cut off, changed; names that would lead elsewhere; a
+ * disk that does not write. The writing ahead of the sync is this program's own.
  */
 #include "api/peer_tables.h"
 
@@ -14,6 +15,19 @@
 
 #include "base/digest.h"
 #include "storage/test_dir.h"
+
+static struct {
+    unsigned n_waits;
+    unsigned failing; /* flags of the calls that fail */
+    int error;
+} behind;
+
+int sync_file_range(int fd, off64_t from, off64_t len, unsigned flags)
+{
+    behind.n_waits += flags == SYNC_FILE_RANGE_WAIT_BEFORE;
+    errno = behind.error;
+    return flags & behind.failing ? -1 : 0;
+}
 
 static void file_write(const char *dir, const char *name, struct bytes content)
 {
@@ -136,6 +150,33 @@ static void a_directory_arrives_as_it_was(void **state)
     }
 }
 
+/* Linux tells of a write that failed once: to who waits for it, and then not to who syncs. */
+static void a_write_that_failed_is_told(void **state)
+{
+    enum { MIB = 1 << 20 };
+    static const unsigned calls[] = {SYNC_FILE_RANGE_WRITE, SYNC_FILE_RANGE_WAIT_BEFORE};
+    struct fixture *f = *state;
+    _cleanup_(buf_deinit) struct buf big = BUF_NULL, body = BUF_NULL;
+
+    buf_append_zero(&big, 3 * MIB);
+    entry_append(&body, "000012.sst", buf_bytes(&big));
+    end_append(&body);
+    behind.n_waits = 0;
+    assert_int_equal(feed(f, &body, MIB / 4), 0);
+    assert_int_equal(behind.n_waits, 2); /* for the first two */
+    target_clear(f);
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        behind.failing = calls[i];
+        behind.error = EIO;
+        assert_int_equal(feed(f, &body, MIB / 4), -EIO);
+        target_clear(f);
+        behind.error = EINVAL; /* the file system doesn't know how */
+        assert_int_equal(feed(f, &body, MIB / 4), 0);
+        target_clear(f);
+    }
+    behind.failing = 0;
+}
+
 static void what_is_cut_off_is_never_complete(void **state)
 {
     struct fixture *f = *state;
@@ -224,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_directory_arrives_as_it_was, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_write_that_failed_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_cut_off_is_never_complete, setup, teardown),
         cmocka_unit_test_setup_teardown(no_changed_byte_passes, setup, teardown),
         cmocka_unit_test_setup_teardown(names_that_lead_elsewhere_are_refused, setup, teardown),

@@ -201,6 +201,16 @@ static void flush(struct housekeeper *h)
               LOG_DURATION("took", clock_mono_ns() - start));
 }
 
+/* (I6). Also while a Defragment holds the room, whose flush may be what waits for a compaction. */
+static void set_brake(struct housekeeper *h)
+{
+    if (!disk_room_has(h->o.room, DB_BRAKE_BYTES))
+        return;
+    int r = db_set_brake(h->o.store->db, !disk_room_short(h->o.room));
+    if (r < 0)
+        server_fatal("could not set the database's brake", r);
+}
+
 static bool flush_due(const struct housekeeper *h)
 {
     uint64_t applied = atomic_load_explicit(&h->o.state->applied, memory_order_acquire);
@@ -226,6 +236,7 @@ static void flush_if_due(struct housekeeper *h)
     if (!must && !flush_due(h))
         return;
     if (must ? disk_room_make(h->o.room, bytes) : disk_room_fits(h->o.room, 2 * bytes)) {
+        set_brake(h); /* there may not have been the room for it before */
         flush(h);
         return;
     }
@@ -234,17 +245,6 @@ static void flush_if_due(struct housekeeper *h)
         log_warn(
             "the disk is full: the database will be flushed when there is room; until then the "
             "raft log keeps what it holds");
-}
-
-/* (I6). Also when a Defragment holds the room: it may wait for that. */
-static void set_brake(struct housekeeper *h)
-{
-    int r = 0;
-
-    if (disk_room_has(h->o.room, DB_BRAKE_BYTES))
-        r = db_set_brake(h->o.store->db, !disk_room_short(h->o.room));
-    if (r < 0)
-        server_fatal("could not set the database's brake", r);
 }
 
 static void look_at_disk(struct housekeeper *h)

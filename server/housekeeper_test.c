@@ -21,7 +21,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define NOSPACE ETCDSERVERPB__ALARM_TYPE__NOSPACE
 
-enum { DISK_MIB = 8192, MARK_MIB = 256, PATIENCE_MS = 30000 };
+enum { DISK_MIB = 8192, BALLAST_MIB = 32, MARK_MIB = 256, PATIENCE_MS = 30000 };
 
 int __real_db_flush(struct db *db);
 int __wrap_db_flush(struct db *db);
@@ -29,9 +29,11 @@ int __wrap_db_set_brake(struct db *db, bool on);
 void __wrap_node_release(struct node *node, uint64_t index);
 
 static _Atomic uint64_t free_bytes;
+static struct box *ballast_frees; /* NULL: nobody's, this disk is no emptier without it */
 static unsigned flushes;
 static uint64_t released; /* by the last flush */
 static bool braked;       /* the database, as it was told last */
+static bool braked_flush; /* one was begun so */
 
 /* A flush that waits: in here until the gate opens. */
 static struct {
@@ -41,15 +43,28 @@ static struct {
     bool inside;
 } gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false};
 
+static bool has_ballast(const struct box *b)
+{
+    char *path = mem_printf("%s/" DISK_BALLAST_NAME, b->s->data_dir->path);
+    bool exists = false;
+
+    assert_int_equal(file_exists(path, &exists), 0);
+    free(path);
+    return exists;
+}
+
 int disk_space(const char *path, struct disk_space *ret)
 {
-    *ret = (struct disk_space){DISK_MIB * MIB, atomic_load(&free_bytes)};
+    uint64_t freed = ballast_frees && !has_ballast(ballast_frees) ? BALLAST_MIB * MIB : 0;
+
+    *ret = (struct disk_space){DISK_MIB * MIB, atomic_load(&free_bytes) + freed};
     return 0;
 }
 
 int __wrap_db_flush(struct db *db)
 {
     flushes++;
+    braked_flush |= braked;
     pthread_mutex_lock(&gate.lock);
     gate.inside = true;
     pthread_cond_broadcast(&gate.cond);
@@ -73,7 +88,8 @@ void __wrap_node_release(struct node *node, uint64_t index)
 static int setup(void **state)
 {
     atomic_store(&free_bytes, 4096 * MIB);
-    braked = false;
+    braked = braked_flush = false;
+    ballast_frees = NULL;
     *state = box_start();
     flushes = 0;
     released = 0;
@@ -110,16 +126,6 @@ static void write_bytes(struct box *b, uint64_t bytes)
         free(key);
         arena_reset(&b->arena);
     }
-}
-
-static bool has_ballast(struct box *b)
-{
-    char *path = mem_printf("%s/" DISK_BALLAST_NAME, b->s->data_dir->path);
-    bool exists = false;
-
-    assert_int_equal(file_exists(path, &exists), 0);
-    free(path);
-    return exists;
 }
 
 /* Once, while it still fits well; and the log may go up to there, though peers may want it. */
@@ -162,6 +168,22 @@ static void test_brake(void **state)
     atomic_store(&free_bytes, 4096 * MIB);
     turns(b);
     assert_true(braked);
+}
+
+/* Without any room at first, it goes off with that of the ballast. */
+static void test_brake_by_ballast(void **state)
+{
+    struct box *b = *state;
+
+    turns(b);
+    assert_true(braked);
+    write_bytes(b, DB_WRITE_BUFFER_BYTES / 2);
+    ballast_frees = b;
+    atomic_store(&free_bytes, 0);
+    turns(b);
+    assert_false(has_ballast(b));
+    assert_true(flushes > 0);
+    assert_false(braked_flush);
 }
 
 /* What can wait does not take the ballast, and is done when there is room. */
@@ -509,6 +531,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_flushes_when_short),
         T(test_brake),
+        T(test_brake_by_ballast),
         T(test_puts_off),
         T(test_ballast_for_full_memory),
         T(test_ballast_for_log),

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How many bytes a hub's pieces, batches and blocks keep from being freed. It has a life of its
- * own: the last responses are freed by gRPC's threads, when a connection goes, which may be after
- * the server has stopped and the hub is gone. So the hub has bytes of it as everything else has,
- * and whoever gives the last ones back frees it.
+ * How many bytes a hub's pieces, batches and blocks hold. The count has a life of its own: the last
+ * responses are freed by gRPC's threads, when a connection goes, which may be after the server has
+ * stopped and the hub is gone. So the hub has bytes of it as everything else has, and whoever gives
+ * the last ones back frees it.
  *
  * Thread: any.
  */

@@ -92,7 +92,7 @@ struct watcher {
 struct watch_batch {
     atomic_uint refs;
     struct watch_memory *memory;
-    size_t own;   /* bytes of it itself */
+    size_t own;   /* its own bytes, without the blocks */
     int64_t last; /* revision */
     size_t bytes;
     size_t held; /* of the blocks */

@@ -48,7 +48,7 @@ enum {
      * log would wait for all of that. */
     TABLE_WRITE_BYTES = 512 << 10,
     LEVEL_BASE_BYTES = 64 << 20,
-    BRAKE_TABLES = 20, /* in the first level: writes are slowed down, and a flush waits */
+    BRAKE_TABLES = 20, /* in the first level: writes are slowed down, no flush makes so many */
     BRAKE_TABLES_STOP = 36,
     BRAKE_TABLES_OFF = 1 << 30,
     INFO_LOG_LEVEL_FATAL = 4,
@@ -72,7 +72,8 @@ struct db {
     void (*no_room)(void *arg);
     void *no_room_arg;
     atomic_bool interrupted;
-    bool brake;
+    bool brake;       /* as RocksDB has it, */
+    bool brake_noted; /* and has written down */
 };
 
 struct db_view {
@@ -179,23 +180,29 @@ static unsigned first_level_tables(struct db *db)
     return n;
 }
 
-/* (8). What there was no room to note down is asked again: until something is noted, RocksDB takes
- * any lack of room for a worse one. */
+/* A flush waits that would make the number of tables so large. */
+static bool brake_would_hold(struct db *db)
+{
+    return first_level_tables(db) + 1 >= BRAKE_TABLES;
+}
+
+/* (8). What there was no room to note down RocksDB does all the same. It is asked again: until
+ * something is noted, RocksDB takes any lack of room for a worse one. */
 int db_set_brake(struct db *db, bool on)
 {
     static const char *const names[] = {"level0_slowdown_writes_trigger",
                                         "level0_stop_writes_trigger"};
     char slow[16], stop[16], *text = NULL;
 
-    if (on == db->brake || (on && first_level_tables(db) >= BRAKE_TABLES))
+    if ((on == db->brake && db->brake_noted) || (on && brake_would_hold(db)))
         return 0;
     snprintf(slow, sizeof(slow), "%d", on ? BRAKE_TABLES : BRAKE_TABLES_OFF);
     snprintf(stop, sizeof(stop), "%d", on ? BRAKE_TABLES_STOP : BRAKE_TABLES_OFF);
     rocksdb_set_options(db->rocks, 2, names, (const char *const[]){slow, stop}, &text);
     if (text && error_of(text) != -ENOSPC)
         return rocks_failed("set the brake", text);
-    if (!text)
-        db->brake = on;
+    db->brake = on;
+    db->brake_noted = !text;
     rocksdb_free(text);
     return 0;
 }
@@ -360,6 +367,13 @@ static int open_failed(const char *path, char *text, char **ret_error)
     return r;
 }
 
+static int brake_failed(const char *path, int r, char **ret_error)
+{
+    if (ret_error)
+        *ret_error = mem_printf("database %s: could not set the brake: %s", path, err_text(r).text);
+    return err_trace(r);
+}
+
 int db_open(struct db **ret, const struct db_options *options, char **ret_error)
 {
     check(ret && options && options->path);
@@ -377,11 +391,11 @@ int db_open(struct db **ret, const struct db_options *options, char **ret_error)
         db->rocks = rocksdb_open(db->options, options->path, &text);
     if (text)
         return open_failed(options->path, text, ret_error);
-    db->brake = true;
-    if (!options->read_only && first_level_tables(db) >= BRAKE_TABLES) /* (8) */
+    db->brake = db->brake_noted = true;
+    if (!options->read_only && brake_would_hold(db)) /* (8) */
         r = db_set_brake(db, false);
     if (r < 0)
-        return err_trace(r);
+        return brake_failed(options->path, r, ret_error);
     *ret = db;
     db = NULL;
     return 0;

@@ -20,7 +20,7 @@
 #include "storage/test_dir.h"
 
 enum { RECORDS = 1000, ALWAYS = 1 << 20, FD_PATH_BYTES = 64, CLOCK_STEP_NS = 500 * 1000 * 1000 };
-enum { FLUSHES = 40, FLUSHES_BRAKED = 15, SOON_MS = 20 * 1000 };
+enum { FLUSHES = 40, FLUSHES_BRAKED = 17, SOON_MS = 20 * 1000, WHILE_MS = 100 };
 
 /* ---- the disk ---- */
 
@@ -327,23 +327,38 @@ static bool all_done(void *arg)
     return w->done == FLUSHES;
 }
 
-/* Sets the brake before the first flush, or when one waits for it; all of them are done soon. */
-static void flushes_go_on(struct fixture *f, bool brake, bool late)
+static void flushes_end(struct flusher *w)
 {
-    struct flusher w = {.f = f};
-    bool done;
+    bool done = soon(all_done, w);
 
-    if (!late)
-        assert_int_equal(db_set_brake(f->db, brake), 0);
-    assert_int_equal(pthread_create(&w.thread, NULL, flush_often, &w), 0);
-    if (late && soon(is_braked, &w))
-        assert_int_equal(db_set_brake(f->db, brake), 0);
-    done = soon(all_done, &w);
     if (!done)
         disk_has_room(); /* else the thread might never end */
-    pthread_join(w.thread, NULL);
+    pthread_join(w->thread, NULL);
     assert_true(done);
-    assert_int_equal(w.r, 0);
+    assert_int_equal(w->r, 0);
+}
+
+/* All are done soon. */
+static void flushes_go_on(struct fixture *f)
+{
+    struct flusher w = {.f = f};
+
+    assert_int_equal(pthread_create(&w.thread, NULL, flush_often, &w), 0);
+    flushes_end(&w);
+}
+
+/* One waits until the brake is let go, and notices that. */
+static void flushes_wait(struct fixture *f)
+{
+    struct flusher w = {.f = f};
+
+    assert_int_equal(pthread_create(&w.thread, NULL, flush_often, &w), 0);
+    (void)soon(is_braked, &w);
+    (void)nanosleep(&(struct timespec){.tv_nsec = WHILE_MS * 1000 * 1000}, NULL);
+    unsigned done = w.done;
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    flushes_end(&w);
+    assert_in_range(done, FLUSHES_BRAKED, FLUSHES_BRAKED + 2); /* there were up to two tables */
 }
 
 /* Each leaves a table, and no compaction has room for them. */
@@ -352,16 +367,16 @@ static void test_many_flushes(void **state)
     struct fixture *f = *state;
 
     no_room_to_compact(f);
-    flushes_go_on(f, false, false);
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    flushes_go_on(f);
 }
 
-/* A flush that waits already notices. */
 static void test_flush_that_waits(void **state)
 {
     struct fixture *f = *state;
 
     no_room_to_compact(f);
-    flushes_go_on(f, false, true);
+    flushes_wait(f);
 }
 
 /* Nothing at all can be written when the brake is taken off, but soon after. */
@@ -373,8 +388,34 @@ static void test_brake_without_room(void **state)
     disk_fill("/", ALWAYS, ALWAYS);
     assert_int_equal(db_set_brake(f->db, false), 0);
     disk_fill("nothing", ALWAYS, ALWAYS);
-    flushes_go_on(f, false, false);
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    flushes_go_on(f);
     assert_int_equal(put(f, 1), 0);
+}
+
+static void set_brake_unnoted(struct fixture *f, bool on)
+{
+    disk_fill("/MANIFEST-", ALWAYS, ALWAYS);
+    assert_int_equal(db_set_brake(f->db, on), 0);
+    assert_in_range(disk_refused(), 1, ALWAYS);
+    disk_has_room();
+}
+
+/* What RocksDB could not note down it does all the same. */
+static void test_brake_unnoted(void **state)
+{
+    struct fixture *f = *state;
+
+    set_brake_unnoted(f, false);
+    assert_int_equal(db_set_brake(f->db, true), 0);
+    no_room_to_compact(f);
+    flushes_wait(f);
+    disk_has_room();
+    assert_int_equal(db_compact(f->db, NULL, NULL), 0);
+    set_brake_unnoted(f, true);
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    no_room_to_compact(f);
+    flushes_go_on(f);
 }
 
 /* Without room for the brake, a later lack of room of a compaction alone would stop all writes; it
@@ -384,15 +425,27 @@ static void test_brake_again(void **state)
     struct fixture *f = *state;
 
     assert_int_equal(db_flush(f->db), 0);
-    disk_fill("/MANIFEST-", ALWAYS, ALWAYS);
-    assert_int_equal(db_set_brake(f->db, false), 0);
-    assert_in_range(disk_refused(), 1, ALWAYS);
-    disk_has_room();
+    set_brake_unnoted(f, false);
     assert_int_equal(db_set_brake(f->db, false), 0);
     disk_fill(".sst", ALWAYS, ALWAYS);
     assert_int_equal(db_compact(f->db, NULL, NULL), -ENOSPC);
     assert_int_equal(put(f, 1), 0);
     assert_int_equal(f->asked, 0);
+}
+
+/* With so many tables that the next flush would wait, the brake does not come on. */
+static void test_brake_with_tables(void **state)
+{
+    struct fixture *f = *state;
+
+    no_room_to_compact(f);
+    for (unsigned i = 0; i < FLUSHES_BRAKED; i++) {
+        assert_int_equal(put(f, i), 0);
+        assert_int_equal(db_flush(f->db), 0);
+    }
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    assert_int_equal(db_set_brake(f->db, true), 0);
+    flushes_go_on(f);
 }
 
 /* A store that has many tables when it is opened has no brake until they are few. */
@@ -401,13 +454,20 @@ static void test_brake_of_opened(void **state)
     struct fixture *f = *state;
 
     no_room_to_compact(f);
-    flushes_go_on(f, false, false);
+    assert_int_equal(db_set_brake(f->db, false), 0);
+    flushes_go_on(f);
     db_close(f->db);
     disk_fill(".sst", ALWAYS, ALWAYS);
     open_store(f);
     assert_true(soon(was_refused, NULL));
     disk_fill("nothing", ALWAYS, ALWAYS);
-    flushes_go_on(f, true, false);
+    assert_int_equal(db_set_brake(f->db, true), 0);
+    flushes_go_on(f);
+    disk_has_room();
+    assert_int_equal(db_compact(f->db, NULL, NULL), 0);
+    assert_int_equal(db_set_brake(f->db, true), 0);
+    no_room_to_compact(f);
+    flushes_wait(f);
 }
 
 /* The disk stays full: everything says so in the end, and can still be read. Nothing is written to
@@ -439,7 +499,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_many_flushes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_flush_that_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_brake_without_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_brake_unnoted, setup, teardown),
         cmocka_unit_test_setup_teardown(test_brake_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_brake_with_tables, setup, teardown),
         cmocka_unit_test_setup_teardown(test_brake_of_opened, setup, teardown),
         cmocka_unit_test_setup_teardown(test_for_good, setup, teardown),
     };

@@ -24,8 +24,7 @@ def programs(build, pattern):
 
 
 def run(test, seed, args):
-    env = dict(os.environ, **test["env"], SHAKE_SEED=str(seed),
-               LD_PRELOAD=os.path.join(args.build, "tests/shake/shake.so"))
+    env = dict(os.environ, **test["env"], SHAKE_SEED=str(seed), LD_PRELOAD=args.library)
     name = f"{test['name'].replace('/', '-')}.{seed}"
     with open(os.path.join(args.out, name), "w+", encoding="utf-8", errors="replace") as log:
         try:
@@ -55,6 +54,9 @@ def main():
     parser.add_argument("--seconds", type=int, default=600, help="the longest that one may take")
     args = parser.parse_args()
     args.build, args.out = os.path.abspath(args.build), os.path.abspath(args.out)
+    args.library = os.path.join(args.build, "tests/shake/shake.so")
+    if not os.path.exists(args.library):
+        sys.exit(f"there is no {args.library}: build first")
     os.makedirs(args.out, exist_ok=True)
     tests = programs(args.build, args.pattern)
     if not tests:
