@@ -198,7 +198,7 @@ static struct bytes take(struct bytes *in, uint64_t max)
     return taken;
 }
 
-/* A file system may not know how; a write that failed, though, is told here and by no sync later. */
+/* A file system may not know how; but a write that failed is told here, and by no later sync. */
 static int range_sync(int fd, uint64_t from, uint64_t len, unsigned flags)
 {
     if (sync_file_range(fd, (off64_t)from, (off64_t)len, flags) == 0 || errno == ENOSYS ||
