@@ -63,7 +63,11 @@ def main():
         sys.exit(f"no unit program is called {args.pattern}")
     work = [(t, seed) for seed in range(args.seed, args.seed + args.rounds) for t in tests]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        passed = list(pool.map(lambda w: run(*w, args), work))
+        passed = []
+        for ok in pool.map(lambda w: run(*w, args), work):
+            passed.append(ok)
+            if len(passed) % len(tests) == 0:
+                print(f"{len(passed)} of {len(work)}", file=sys.stderr, flush=True)
     print(f"{passed.count(True)} passed, {passed.count(False)} failed")
     sys.exit(not all(passed))
 
