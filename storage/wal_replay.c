@@ -8,7 +8,8 @@
  *       index on. It never touches what is committed, nor what a snapshot has replaced.
  *  (I2) the last hard state counts; its commit is not above the last entry.
  *  (I3) a snapshot marker above the commit index replaces the log: the next entry is the one
- *       behind it. One at or below the commit index changes nothing but the newest snapshot.
+ *       behind it, and never before an earlier one. One at or below the commit index changes
+ *       nothing but the newest snapshot.
  * A record that breaks a rule has passed its checksums, so it was written wrongly: the log is
  * refused.
  */
@@ -135,6 +136,8 @@ static const char *replay_snapshot(struct wal_replay *p, const struct wal_frame 
         return "a snapshot marker that can't be decoded";
     if (index == UINT64_MAX)
         return "a snapshot at the last index that there is";
+    if (index > p->hard_state.commit && index < p->snapshot_index)
+        return "a snapshot replaces a log that begins behind it";
     if (index > p->snapshot_index) {
         p->snapshot_index = index;
         p->snapshot_term = term;
