@@ -313,36 +313,6 @@ func TestFullDiskDefragment(t *testing.T) {
 	disarmAndPut(t, c, ctx, "key-000000")
 }
 
-// Defragments again and again, for which there is room to begin but not to end, do no harm either: each leaves a small
-// table, and there is no room to join them.
-func TestFullDiskDefragments(t *testing.T) {
-	s := onSmallDisk(t)
-	must(t, s.StartReady())
-	c, ctx := newClient(t, s), harness.Context(t, 2*time.Minute)
-	want := putSome(t, c, ctx, 1500, 16<<10)
-	_, err := c.Defragment(ctx, s.Addr())
-	must(t, err)
-	settled(t, s)
-	fillAtOnce(t, s)
-	alarmed(t, c, ctx)
-	_, err = c.Defragment(ctx, s.Addr()) // It takes the ballast.
-	if err != nil && !errors.Is(err, rpctypes.ErrNoSpace) {
-		t.Fatal(err)
-	}
-	for i := 0; i < 25; i++ {
-		_, err := c.Delete(ctx, "absent")
-		must(t, err)
-		fill(t, s)
-		leave(t, s, 22<<20)
-		if _, err := c.Defragment(ctx, s.Addr()); !errors.Is(err, rpctypes.ErrNoSpace) {
-			t.Fatalf("Defragment %d: %v", i, err)
-		}
-	}
-	mustHave(t, c, ctx, want)
-	must(t, os.Remove(filler(s)))
-	disarmAndPut(t, c, ctx, "key-000000")
-}
-
 // Stopped in good order on a full disk, it ends as always; it starts again with all it had, before there is room.
 func TestFullDiskStop(t *testing.T) {
 	s := onSmallDisk(t)
