@@ -367,11 +367,11 @@ static int open_failed(const char *path, char *text, char **ret_error)
     return r;
 }
 
-static int brake_failed(const char *path, int r, char **ret_error)
+static int not_opened(const char *path, const char *why, int r, char **ret_error)
 {
     if (ret_error)
-        *ret_error = mem_printf("database %s: could not set the brake: %s", path, err_text(r).text);
-    return err_trace(r);
+        *ret_error = mem_printf("database %s: could not %s: %s", path, why, err_text(r).text);
+    return err_origin(r);
 }
 
 int db_open(struct db **ret, const struct db_options *options, char **ret_error)
@@ -384,7 +384,7 @@ int db_open(struct db **ret, const struct db_options *options, char **ret_error)
     char *text = NULL;
     int r = options->read_only ? 0 : db_files_recover(options->path);
     if (r < 0)
-        return err_origin(r);
+        return not_opened(options->path, "end an interrupted exchange", r, ret_error);
     if (options->read_only)
         db->rocks = rocksdb_open_for_read_only(db->options, options->path, 0, &text);
     else
@@ -395,7 +395,7 @@ int db_open(struct db **ret, const struct db_options *options, char **ret_error)
     if (!options->read_only && brake_would_hold(db)) /* (8) */
         r = db_set_brake(db, false);
     if (r < 0)
-        return brake_failed(options->path, r, ret_error);
+        return not_opened(options->path, "set the brake", r, ret_error);
     *ret = db;
     db = NULL;
     return 0;

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 
 #include "base/rng.h"
+#include "storage/file.h"
 #include "storage/test_dir.h"
 
 enum { MODEL_KEYS = 64, STEPS = 3000, VIEWS_MAX = 4, KEY_LEN = 5 };
@@ -353,6 +354,25 @@ static void test_exchange_undone(void **state)
     test_dir_remove(dir);
 }
 
+/* What lies where the old store would, and is none. */
+static void test_exchange_unknown(void **state)
+{
+    char *dir = test_dir_new(), *path = mem_printf("%s/db", dir),
+         *inner = mem_printf("%s/db.old/inner", dir), *error = NULL;
+    struct db *db = NULL;
+
+    store_make(path, 1);
+    assert_int_equal(dir_make(inner), 0);
+    assert_in_range(-db_open(&db, &(struct db_options){.path = path}, &error), 1, 4095);
+    assert_null(db);
+    assert_non_null(strstr(error, path));
+    assert_non_null(strstr(error, "interrupted exchange"));
+    free(error);
+    free(inner);
+    free(path);
+    test_dir_remove(dir);
+}
+
 static void test_lock(void **state)
 {
     struct fixture *f = *state;
@@ -547,6 +567,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest disk_tests[] = {
         cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
         cmocka_unit_test(test_exchange_undone),
+        cmocka_unit_test(test_exchange_unknown),
         cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
         cmocka_unit_test(test_crash),
     };
