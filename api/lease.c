@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The Lease service. LeaseKeepAlive is a stream, of which each request is answered before the next
- * is read, in the order in which they came:
+ * is looked at, in the order in which they came:
  *
  *   received() ─> server_lease_renew() ─> renewal_finish(), any thread ─> renewed() ─> next
+ *
+ * The next is asked for before the answer goes out. When it is there already, its own answer will
+ * follow, and gRPC need not write this one yet. Mostly that is at once; where the leader must be
+ * asked, and is just lost, it is when that wait ends.
  *
  * Thread: the call's queue, but for renewal_finish().
  */
@@ -63,19 +67,29 @@ void lease_leases_call(struct call *call)
 
 /* ---- LeaseKeepAlive ---- */
 
+enum { KEEP_ALIVES_MAX = 128 }; /* answered one behind the other */
+
 struct keep_alive {
     struct lease_renewal renewal;
     enum outcome outcome;
     int64_t ttl_s;
     struct response_header header;
+    bool in_turn; /* what is renewed at once is answered by who asked for it */
+    bool done;    /* it was */
+    bool at_hand; /* the next request waits until the answer has left */
+    bool waits;   /* the answer waits until the last one has left */
 };
 
 static void renewal_finish(struct lease_renewal *r, enum outcome outcome, int64_t ttl_s)
 {
     struct keep_alive *k = container_of(r, struct keep_alive, renewal);
+    struct call *call = r->arg;
     k->outcome = outcome;
     k->ttl_s = ttl_s;
-    call_wake(r->arg);
+    if (queue_is_current(call->queue) && k->in_turn)
+        k->done = true;
+    else
+        call_wake(call);
 }
 
 /* The header is made before the lease is renewed: a client must not read of a revision later than
@@ -92,19 +106,62 @@ static void keep_alive_received(struct call *call)
     server_lease_renew(call->server, &k->renewal);
 }
 
-static void keep_alive_renewed(struct call *call)
+/* True: it has left already. */
+static bool keep_alive_send(struct call *call, enum stream_more more)
 {
     const struct keep_alive *k = call->state;
     struct buf *out = &call->request.response;
-    if (k->outcome) {
-        call_answer(call, k->outcome);
-        return;
-    }
     encode_header(out, &k->header);
     encode_i64(out, 2, k->renewal.id);
     encode_i64(out, 3, k->ttl_s);
-    if (stream_send(call, STREAM_FLUSH))
-        stream_receive(call);
+    return stream_send(call, more);
+}
+
+/* True: the request that was at hand is renewed, too. */
+static bool keep_alive_next(struct call *call, bool in_turn)
+{
+    struct keep_alive *k = call->state;
+    k->at_hand = false;
+    k->in_turn = in_turn;
+    k->done = false;
+    if (!stream_take(call))
+        return false;
+    k->in_turn = false;
+    if (k->done)
+        call->awaited = false;
+    return k->done;
+}
+
+static void keep_alive_renewed(struct call *call)
+{
+    struct keep_alive *k = call->state;
+    bool more;
+    unsigned n = 0;
+    if (stream_is_sending(call)) {
+        k->waits = true;
+        return;
+    }
+    do {
+        if (k->outcome) {
+            call_answer(call, k->outcome);
+            return;
+        }
+        k->at_hand = stream_receive_now(call);
+        more = k->at_hand && ++n < KEEP_ALIVES_MAX;
+        if (!keep_alive_send(call, more ? STREAM_MORE : STREAM_FLUSH))
+            return;
+    } while (k->at_hand && keep_alive_next(call, more));
+}
+
+static void keep_alive_sent(struct call *call)
+{
+    struct keep_alive *k = call->state;
+    bool waits = k->waits;
+    k->waits = false;
+    if (k->at_hand)
+        keep_alive_next(call, false);
+    else if (waits)
+        keep_alive_renewed(call);
 }
 
 static void keep_alive_half_closed(struct call *call)
@@ -128,7 +185,7 @@ void lease_keep_alive_call(struct call *call)
 {
     static const struct stream_handler handler = {.received = keep_alive_received,
                                                   .half_closed = keep_alive_half_closed,
-                                                  .sent = stream_receive,
+                                                  .sent = keep_alive_sent,
                                                   .woken = keep_alive_renewed,
                                                   .ended = keep_alive_ended};
     call->state = mem_new(struct keep_alive);

@@ -44,31 +44,39 @@ static void stream_half_close(struct call *call)
         call_end_early(call, OUTCOME_CANCELED);
 }
 
-static void stream_take(struct call *call)
+bool stream_take(struct call *call)
 {
-    if (call->received) {
-        if (call_decode(call))
-            call->stream->handler->received(call);
-    } else if (grpc_call_failed_before_recv_message(call->grpc)) {
-        stream_lose_client(call);
-    } else {
-        stream_half_close(call);
+    if (call->received && call_decode(call)) {
+        call->stream->handler->received(call);
+        return true;
     }
+    if (call->received)
+        return false;
+    if (grpc_call_failed_before_recv_message(call->grpc))
+        stream_lose_client(call);
+    else
+        stream_half_close(call);
+    return false;
+}
+
+static void stream_received(struct stream *s)
+{
+    s->receiving = false;
+    s->call->n_events--;
 }
 
 static void on_received(struct queue_event *event, bool ok)
 {
     struct stream *s = container_of(event, struct stream, received);
     struct call *call = s->call;
-    s->receiving = false;
-    call->n_events--;
+    stream_received(s);
     if (call->phase == CALL_OPEN)
         stream_take(call);
     else
         call_let_go(call);
 }
 
-void stream_receive(struct call *call)
+static grpc_op stream_receive_op(struct call *call)
 {
     struct stream *s = call->stream;
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
@@ -80,7 +88,23 @@ void stream_receive(struct call *call)
     call_trim(call);
     op.data.recv_message.recv_message = &call->received;
     call->n_events++;
-    check(grpc_call_start_batch(call->grpc, &op, 1, &s->received, NULL) == GRPC_CALL_OK);
+    return op;
+}
+
+void stream_receive(struct call *call)
+{
+    grpc_op op = stream_receive_op(call);
+    check(grpc_call_start_batch(call->grpc, &op, 1, &call->stream->received, NULL) == GRPC_CALL_OK);
+}
+
+bool stream_receive_now(struct call *call)
+{
+    struct stream *s = call->stream;
+    grpc_op op = stream_receive_op(call);
+    if (!queue_try_batch(call->queue, call->grpc, &op, 1, &s->received))
+        return false;
+    stream_received(s);
+    return true;
 }
 
 static void stream_sent(struct stream *s)

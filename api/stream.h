@@ -39,6 +39,11 @@ enum stream_more {
 
 void stream_start(struct call *call, const struct stream_handler *handler);
 void stream_receive(struct call *call);
+/* Asks for the next message, as stream_receive() does. True: it is there, or the end of the stream;
+ * it waits for stream_take(). */
+bool stream_receive_now(struct call *call);
+/* Hands out what waits. False: it was no message, and the call may be gone. */
+bool stream_take(struct call *call);
 /* Sends request.response, which is empty then, or what call_set_message() got. True: it has left
  * already, and sent() is not called. */
 bool stream_send(struct call *call, enum stream_more more);

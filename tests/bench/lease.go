@@ -19,7 +19,8 @@ import (
 
 const (
 	leaseTTL       = 24 * 3600
-	renewStreams   = 64 // Each with one keep-alive under way.
+	renewStreams   = 64
+	renewBurst     = 100 // What a client with many leases sends at once: all that are due, each half second.
 	expiringMax    = 10000
 	expireIn       = 15 * time.Second
 	expirePatience = 5 * time.Minute
@@ -27,11 +28,13 @@ const (
 
 // leaseFigures are what the lease scenario finds out about one server.
 type leaseFigures struct {
-	grantRate, grantCPU, renewRate, renewCPU float64
-	before, after                            harness.Memory
-	idle, meantime                           latency
-	early, late                              time.Duration // Of the keys that went first and last, against their time.
-	span                                     time.Duration // From the first key that went to the last.
+	grantRate, grantCPU float64
+	renewRate, renewCPU float64 // One keep-alive under way on each stream.
+	burstRate, burstCPU float64 // So many at once.
+	before, after       harness.Memory
+	idle, meantime      latency
+	early, late         time.Duration // Of the keys that went first and last, against their time.
+	span                time.Duration // From the first key that went to the last.
 }
 
 // lease grants leases by the million, keeps them alive, and lets some thousand end in one second.
@@ -53,6 +56,8 @@ func (c *config) lease(out *table) error {
 	row("server us per grant", "%.1f", e.grantCPU, k.grantCPU)
 	row("keep-alives/s", "%.0f", e.renewRate, k.renewRate)
 	row("server us per keep-alive", "%.1f", e.renewCPU, k.renewCPU)
+	row(fmt.Sprintf("keep-alives/s, %d at once", renewBurst), "%.0f", e.burstRate, k.burstRate)
+	row("server us per keep-alive", "%.1f", e.burstCPU, k.burstCPU)
 	row("resident MiB with all leases", "%.0f", float64(e.after.RSS)/(1<<20), float64(k.after.RSS)/(1<<20))
 	row("resident MiB more than without", "%.0f", grown(e), grown(k))
 	row("put p99 ms, idle", "%.2f", ms(e.idle.p99), ms(k.idle.p99))
@@ -131,7 +136,8 @@ func measured(s *harness.Server, n int, do func(worker, i int) error, workers in
 	return float64(n) / took.Seconds(), (after - before).Seconds() * 1e6 / float64(n), err
 }
 
-// renew keeps leases alive over streams, as clients do.
+// renew keeps leases alive over streams: one after the other on each, as clients with a lease each do, and in bursts, as
+// clients with many do.
 func (c *config) renew(s *harness.Server, conns []*grpc.ClientConn, f *leaseFigures) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -143,18 +149,34 @@ func (c *config) renew(s *harness.Server, conns []*grpc.ClientConn, f *leaseFigu
 		}
 		streams = append(streams, stream)
 	}
+	n := max(100, min(c.leases, 200000))
+	id := func(i int) int64 { return int64(i*7919%c.leases + 1) }
+	keep := func(burst int) func(worker, i int) error {
+		return func(worker, i int) error {
+			for j := range burst {
+				if err := streams[worker].Send(&pb.LeaseKeepAliveRequest{ID: id(i*burst + j)}); err != nil {
+					return err
+				}
+			}
+			for j := range burst {
+				r, err := streams[worker].Recv()
+				if err == nil && (r.ID != id(i*burst+j) || r.TTL != leaseTTL) {
+					err = fmt.Errorf("lease %d was kept alive as %v", id(i*burst+j), r)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
 	var err error
-	f.renewRate, f.renewCPU, err = measured(s, max(100, min(c.leases, 200000)), func(worker, i int) error {
-		id := int64(i*7919%c.leases + 1)
-		if err := streams[worker].Send(&pb.LeaseKeepAliveRequest{ID: id}); err != nil {
-			return err
-		}
-		r, err := streams[worker].Recv()
-		if err == nil && (r.ID != id || r.TTL != leaseTTL) {
-			err = fmt.Errorf("lease %d was kept alive as %v", id, r)
-		}
+	if f.renewRate, f.renewCPU, err = measured(s, n, keep(1), renewStreams); err != nil {
 		return err
-	}, renewStreams)
+	}
+	bursts := max(1, 4*n/renewBurst)
+	f.burstRate, f.burstCPU, err = measured(s, bursts, keep(renewBurst), renewStreams)
+	f.burstRate, f.burstCPU = f.burstRate*renewBurst, f.burstCPU/renewBurst
 	return err
 }
 

@@ -70,6 +70,28 @@ func (l *leases) renews(m *harness.Member, id, ttl int64) {
 	}
 }
 
+// renewsAtOnce asks for many keep-alives before it reads the first answer.
+func (l *leases) renewsAtOnce(m *harness.Member, id, ttl int64) {
+	const n = 50
+	l.t.Helper()
+	stream, err := l.client(m).LeaseKeepAlive(l.ctx)
+	for i := int64(0); i < n && err == nil; i++ {
+		err = stream.Send(&pb.LeaseKeepAliveRequest{ID: id + i%2})
+	}
+	if err == nil {
+		err = stream.CloseSend()
+	}
+	for i := int64(0); i < n && err == nil; i++ {
+		var got *pb.LeaseKeepAliveResponse
+		if got, err = stream.Recv(); err == nil && (got.ID != id+i%2 || got.TTL != ttl*(1-i%2)) {
+			l.t.Errorf("keep-alive %d of %d through %s (%s): %v", i, n, m.Name, m.Kind, got)
+		}
+	}
+	if err != nil {
+		l.t.Errorf("%d keep-alives through %s (%s): %v", n, m.Name, m.Kind, err)
+	}
+}
+
 // left asks for the time left and the keys.
 func (l *leases) left(m *harness.Member, id int64) *pb.LeaseTimeToLiveResponse {
 	l.t.Helper()
@@ -138,6 +160,7 @@ func (l *leases) through(m *harness.Member, id int64) {
 	l.put(m, key+"/b", id)
 	l.renews(m, id, 60)
 	l.renews(m, id+5, 0)
+	l.renewsAtOnce(m, id, 60)
 	got := l.left(m, id)
 	var keys []string
 	for _, k := range got.Keys {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sort"
 	"strings"
 	"sync"
@@ -240,16 +241,16 @@ func TestLeaseList(t *testing.T) {
 func TestLeaseKeptAlive(t *testing.T) {
 	s := harness.StartForTest(t, harness.Cairn)
 	c, ctx := newClient(t, s), harness.Context(t, time.Minute)
-	lease, err := c.Grant(ctx, 2)
+	lease, err := c.Grant(ctx, 4)
 	must(t, err)
 	_, err = c.Put(ctx, "k", "v", clientv3.WithLease(lease.ID))
 	must(t, err)
 	keeping, stop := context.WithCancel(ctx)
 	answers, err := c.KeepAlive(keeping, lease.ID)
 	must(t, err)
-	for end := time.Now().Add(7 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(9 * time.Second); time.Now().Before(end); {
 		resp, open := <-answers
-		if !open || resp.TTL != 2 || resp.Revision == 0 {
+		if !open || resp.TTL != 4 || resp.Revision == 0 {
 			t.Fatalf("keep-alive: %v, open %v", resp, open)
 		}
 	}
@@ -264,11 +265,51 @@ func TestLeaseKeptAlive(t *testing.T) {
 	if resp := <-watch; resp.Err() != nil || len(resp.Events) != 1 || resp.Events[0].Type != mvccpb.DELETE {
 		t.Errorf("the end of the lease: %v", resp)
 	}
-	if took := time.Since(stopped); took < time.Second || took > 6*time.Second {
+	if took := time.Since(stopped); took < time.Second || took > 12*time.Second {
 		t.Errorf("the lease ended %v after the last keep-alive but one", took)
 	}
 	if _, err := c.KeepAliveOnce(ctx, lease.ID); err == nil || !strings.Contains(err.Error(), "lease not found") {
 		t.Errorf("keep-alive of a lease that is gone: %v", err)
+	}
+}
+
+// A client with many leases asks for all of them at once, and may read the answers later: they come in order, each
+// lease with its own, also when they are more than the client's window takes.
+func TestLeasesKeptAliveAtOnce(t *testing.T) {
+	const n, ahead, missing = 30000, 10000, 4
+	for _, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
+		s := harness.StartForTest(t, kind)
+		l := newLeaseScript(t, s)
+		for id := int64(1); id < missing; id++ {
+			l.grant(id, 1000*id)
+		}
+		stream, err := pb.NewLeaseClient(l.c.ActiveConnection()).LeaseKeepAlive(l.ctx)
+		must(t, err)
+		asked := make(chan error, 2)
+		go func() {
+			for i := range n {
+				if i == ahead {
+					asked <- nil
+				}
+				if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(i%missing + 1)}); err != nil {
+					asked <- err
+					return
+				}
+			}
+			asked <- nil
+		}()
+		must(t, <-asked)
+		for i := range n {
+			got, err := stream.Recv()
+			if id := int64(i%missing + 1); err != nil || got.ID != id || got.TTL != id%missing*1000 || got.Header.GetRevision() != 1 {
+				t.Fatalf("%s: answer %d: %v, %v", kind, i, got, err)
+			}
+		}
+		must(t, <-asked)
+		must(t, stream.CloseSend())
+		if got, err := stream.Recv(); err != io.EOF {
+			t.Errorf("%s: behind the last answer: %v, %v", kind, got, err)
+		}
 	}
 }
 
