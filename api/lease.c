@@ -5,9 +5,9 @@
  *
  *   received() ─> server_lease_renew() ─> renewal_finish(), any thread ─> renewed() ─> next
  *
- * The next is asked for before the answer goes out. When it is there already, its own answer will
- * follow, and gRPC need not write this one yet. Mostly that is at once; where the leader must be
- * asked, and is just lost, it is when that wait ends.
+ * The next is asked for before the answer goes out. When it is there already, and the leader is
+ * here so that nothing is waited for, gRPC need not write this answer yet: the next one follows at
+ * once (or when another leader is found, if just then this one is none any more).
  *
  * Thread: the call's queue, but for renewal_finish().
  */
@@ -74,8 +74,9 @@ struct keep_alive {
     enum outcome outcome;
     int64_t ttl_s;
     struct response_header header;
-    bool in_turn; /* what is renewed at once is answered by who asked for it */
-    bool done;    /* it was */
+    bool asking;  /* server_lease_renew() is under way, */
+    bool in_turn; /* and who asked will answer if it is done at once */
+    bool at_once; /* it was */
     bool at_hand; /* the next request waits until the answer has left */
     bool waits;   /* the answer waits until the last one has left */
 };
@@ -86,9 +87,10 @@ static void renewal_finish(struct lease_renewal *r, enum outcome outcome, int64_
     struct call *call = r->arg;
     k->outcome = outcome;
     k->ttl_s = ttl_s;
-    if (queue_is_current(call->queue) && k->in_turn)
-        k->done = true;
-    else
+    bool at_once = queue_is_current(call->queue) && k->asking;
+    if (at_once)
+        k->at_once = true;
+    if (!at_once || !k->in_turn)
         call_wake(call);
 }
 
@@ -102,8 +104,11 @@ static void keep_alive_received(struct call *call)
     server_info(call->server, &info);
     server_response_header(call->server, info.revision, &k->header);
     k->renewal = (struct lease_renewal){.id = r->id, .finish = renewal_finish, .arg = call};
+    k->at_once = false;
     call_await_wake(call);
+    k->asking = true;
     server_lease_renew(call->server, &k->renewal);
+    k->asking = false;
 }
 
 /* True: it has left already. */
@@ -123,13 +128,13 @@ static bool keep_alive_next(struct call *call, bool in_turn)
     struct keep_alive *k = call->state;
     k->at_hand = false;
     k->in_turn = in_turn;
-    k->done = false;
     if (!stream_take(call))
         return false;
     k->in_turn = false;
-    if (k->done)
-        call->awaited = false;
-    return k->done;
+    if (!in_turn || !k->at_once)
+        return false;
+    call->awaited = false;
+    return true;
 }
 
 static void keep_alive_renewed(struct call *call)
@@ -147,7 +152,7 @@ static void keep_alive_renewed(struct call *call)
             return;
         }
         k->at_hand = stream_receive_now(call);
-        more = k->at_hand && ++n < KEEP_ALIVES_MAX;
+        more = k->at_hand && k->at_once && ++n < KEEP_ALIVES_MAX;
         if (!keep_alive_send(call, more ? STREAM_MORE : STREAM_FLUSH))
             return;
     } while (k->at_hand && keep_alive_next(call, more));
