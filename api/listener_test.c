@@ -143,7 +143,7 @@ static struct listener_stats stats(const struct fixture *f)
 /* The server closed its end: a read ends (or is reset) at once. */
 static bool is_closed(int fd)
 {
-    struct timeval wait = {.tv_sec = 2};
+    struct timeval wait = {.tv_sec = 20};
     char byte;
 
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));

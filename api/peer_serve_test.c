@@ -136,13 +136,13 @@ static int setup(void **state)
     return 0;
 }
 
-/* A connection in each of these times out, or must not. A second, because what must be in time has
+/* A connection in each of these times out, or must not. Two seconds, because what must be in time has
  * to be so on a busy machine. */
 static int setup_impatient(void **state)
 {
     struct peer_timing timing = test_timing;
 
-    timing.request = timing.idle = 1000;
+    timing.request = timing.idle = 2000;
     *state = begin(timing);
     return 0;
 }

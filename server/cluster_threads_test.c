@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "server/lease_ask_private.h"
 
-enum { CATCHUP = 20, PATIENCE_MS = 60000, LOST_PUBLICATION_MS = 7000, WRITERS = 4, PUTS = 100 };
+enum { CATCHUP = 20, PATIENCE_MS = 60000, LOST_PUBLICATION_MS = 6000, WRITERS = 4, PUTS = 100 };
 
 /* Guards up and cut. */
 static pthread_rwlock_t wires = PTHREAD_RWLOCK_INITIALIZER;
@@ -78,7 +78,7 @@ static void cut(struct cluster *c, size_t i, bool is_cut)
     pthread_rwlock_unlock(&wires);
 }
 
-static struct cluster *start(uint64_t patience_ms)
+static struct cluster *start(void)
 {
     struct cluster *c = cluster_new(3, CATCHUP);
 
@@ -86,15 +86,20 @@ static struct cluster *start(uint64_t patience_ms)
         c->peers[i].transport.ops = &wire_ops;
     for (size_t i = 0; i < 3; i++)
         assert_int_equal(server_start_threads(server_at(c, i)), 0);
+    return c;
+}
+
+static void wait_ready(struct cluster *c, uint64_t patience_ms)
+{
     for (size_t i = 0; i < 3; i++)
         assert_true(server_wait_ready(server_at(c, i), patience_ms));
-    return c;
 }
 
 static int setup(void **state)
 {
     atomic_store(&proposals_to_lose, 0);
-    *state = start(PATIENCE_MS);
+    *state = start();
+    wait_ready(*state, PATIENCE_MS);
     return 0;
 }
 
@@ -408,11 +413,19 @@ static void test_leases(void **state)
     }
 }
 
+static bool has_leader(struct cluster *c, size_t i)
+{
+    return atomic_load(&server_at(c, i)->state.leader) != 0;
+}
+
 /* A member that publishes itself does not wait for a time-out (7 s) when that gets lost. */
 static void test_lost_publication(void **state)
 {
     atomic_store(&proposals_to_lose, 2);
-    *state = start(LOST_PUBLICATION_MS);
+    *state = start();
+    for (size_t i = 0; i < 3; i++)
+        wait_until(*state, has_leader, i);
+    wait_ready(*state, LOST_PUBLICATION_MS);
     assert_true(atomic_load(&proposals_to_lose) <= 0);
 }
 

@@ -297,6 +297,7 @@ static int setup_count(void **state)
     atomic_store(&free_bytes, 4096 * MIB);
     config_deinit(&b->config);
     check(config_parse(5, args, no_environ, &b->config, &exit_code) == CONFIG_RUN);
+    b->config.unsafe_no_fsync = true;
     free(path);
     box_open(b);
     box_run(b);

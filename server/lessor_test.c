@@ -473,6 +473,7 @@ static int setup_checkpoints(void **state)
 
     config_deinit(&b->config);
     assert_int_equal(config_parse(5, args, no_environ, &b->config, &exit_code), CONFIG_RUN);
+    b->config.unsafe_no_fsync = true;
     free(path);
     box_open(b);
     box_run(b);

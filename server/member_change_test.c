@@ -347,15 +347,25 @@ static void test_many_learners(void **state)
     }
 }
 
+/* It lives on for a while after its removal, which came later than begun_ms. */
+static void not_yet_gone(struct server *s, uint64_t begun_ms)
+{
+    bool gone = server_is_removed(s);
+
+    if (clock_mono_ms() < begun_ms + MEMBER_REMOVED_STOP_MS)
+        assert_false(gone);
+}
+
 /* Without the strict check the last voter may remove itself. It is none any more then: it stops. */
 static void test_last_voter_goes(void **state)
 {
     struct cluster *c = *state;
     struct server *s = server_at(c, 0);
+    uint64_t begun_ms = clock_mono_ms();
 
     c->peers[0].box->config.strict_reconfig_check = false;
     assert_int_equal(removed(c, 0, c->peers[0].id), OUTCOME_OK);
-    assert_false(server_is_removed(s)); /* not yet: it lives on for a second */
+    not_yet_gone(s, begun_ms);
     assert_true(atomic_load(&s->removed_at_ms) != 0);
     server_peer_we_are_removed(s); /* others say so, too: at once */
     assert_true(server_is_removed(s));
@@ -490,8 +500,8 @@ static void test_reasons(void **state)
     assert_int_equal(put_and_expire(c, leader, 1000), OUTCOME_TIMEOUT);
     /* One that was there before the leader was, by less than two election timeouts. */
     atomic_store(&server_at(c, leader)->state.leader_since_ms, clock_mono_ms());
-    assert_int_equal(put_and_expire(c, leader, 1500), OUTCOME_TIMEOUT_LEADER_FAILURE);
-    assert_int_equal(put_and_expire(c, leader, 2500), OUTCOME_TIMEOUT);
+    assert_int_equal(put_and_expire(c, leader, 1900), OUTCOME_TIMEOUT_LEADER_FAILURE);
+    assert_int_equal(put_and_expire(c, leader, 10000), OUTCOME_TIMEOUT);
     c->peers[leader].cut = false;
     cluster_settle(c);
 }
@@ -626,11 +636,12 @@ static void test_removed_member(void **state)
     struct cluster *c = *state;
     size_t gone = follower(c);
     struct server *s = server_at(c, gone);
+    uint64_t begun_ms = clock_mono_ms();
 
     assert_int_equal(removed(c, cluster_leader(c), c->peers[gone].id), OUTCOME_OK);
     cluster_run(c, 1000);
     assert_true(atomic_load(&s->removed_at_ms) != 0);
-    assert_false(server_is_removed(s));
+    not_yet_gone(s, begun_ms);
     c->peers[gone].cut = true;
     for (size_t i = 0; i < 3; i++) {
         if (i != gone)

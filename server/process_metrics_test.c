@@ -107,8 +107,9 @@ static double cpu_seconds(void)
 
 static void test_times(void **state)
 {
-    double tick = 1.0 / (double)sysconf(_SC_CLK_TCK), until = cpu_seconds() + BURN_TICKS * tick;
-    double before = rendered("process_cpu_seconds_total"), start, now = (double)time(NULL);
+    double tick = 1.0 / (double)sysconf(_SC_CLK_TCK), now = (double)time(NULL), start;
+    double before = rendered("process_cpu_seconds_total"),
+           until = cpu_seconds() + BURN_TICKS * tick;
 
     while (cpu_seconds() < until)
         ;

@@ -178,7 +178,9 @@ static void finish_slot(struct request *request, enum outcome outcome)
     atomic_fetch_add(&slot->finished, 1);
 }
 
-/* Puts, reads, and now and then a change of mind. */
+static atomic_bool drained;
+
+/* Puts, reads, and now and then a change of mind; the last call comes behind the drain. */
 static void *client_run(void *arg)
 {
     struct client *c = arg;
@@ -186,6 +188,8 @@ static void *client_run(void *arg)
     for (size_t i = 0; i < CALLS; i++) {
         struct call_slot *slot = &c->slots[i];
         bool is_read = i % 4 == 3;
+        while (i + 1 == CALLS && !atomic_load(&drained))
+            sched_yield();
         call_init(&slot->call, is_read ? REQUEST_READ_INDEX : REQUEST_PUT, c->payload);
         slot->call.request.finish = finish_slot;
         if (is_read)
@@ -215,6 +219,7 @@ static void test_clients_and_drain(void **state)
     while (atomic_load(&clients[0].submitted) < CALLS / 2)
         sched_yield();
     server_drain(b->s);
+    atomic_store(&drained, true);
     for (size_t i = 0; i < CLIENTS; i++)
         pthread_join(clients[i].thread, NULL);
     b->s = server_stop(b->s);

@@ -296,7 +296,6 @@ static struct box *start(void)
 {
     struct box *b = box_new(test_dir_new());
 
-    b->config.unsafe_no_fsync = true; /* nothing crashes here */
     box_open(b);
     box_run(b);
     return b;
