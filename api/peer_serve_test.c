@@ -136,8 +136,8 @@ static int setup(void **state)
     return 0;
 }
 
-/* A connection in each of these times out, or must not. Two seconds, because what must be in time has
- * to be so on a busy machine. */
+/* A connection in each of these times out, or must not. Two seconds, because what must be in time
+ * has to be so on a busy machine. */
 static int setup_impatient(void **state)
 {
     struct peer_timing timing = test_timing;
