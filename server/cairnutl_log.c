@@ -117,8 +117,10 @@ static int report(int r, const char *dir, char *text, FILE *err)
         fprintf(err, "%s\n", text);
     else if (r == WAL_E_MISSING)
         fprintf(err, "%s: there is no raft log\n", dir);
+    else if (r == -ESTALE)
+        fprintf(err, "%s: the member released what was being read: try again\n", dir);
     else
-        fprintf(err, "%s: %s\n", dir, strerror(r == -ESTALE ? EAGAIN : -r));
+        fprintf(err, "%s: %s\n", dir, strerror(-r));
     free(text);
     return 1;
 }

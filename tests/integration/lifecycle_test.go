@@ -29,10 +29,11 @@ import (
 func TestShutdownWithCallsInFlight(t *testing.T) {
 	s := harness.StartForTest(t, harness.Cairn)
 	ctx := harness.Context(t, 2*time.Minute)
+	const writers = 32
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	acknowledged := map[string]string{}
-	for w := 0; w < 32; w++ {
+	for w := range writers {
 		conn, err := s.Dial()
 		must(t, err)
 		defer conn.Close()
@@ -58,14 +59,16 @@ func TestShutdownWithCallsInFlight(t *testing.T) {
 		}()
 	}
 	time.Sleep(300 * time.Millisecond)
+	eventually(t, "every client has written", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(acknowledged) == writers
+	})
 	start := time.Now()
 	state, err := s.Terminate()
 	must(t, err)
 	t.Logf("stopped in %v: %v", time.Since(start), state)
 	wg.Wait()
-	if len(acknowledged) == 0 {
-		t.Fatal("nothing was written")
-	}
 	must(t, s.StartReady())
 	c := newClient(t, s)
 	for key, value := range acknowledged {
@@ -243,7 +246,7 @@ func TestStopWithDeafClient(t *testing.T) {
 	if _, err := s.Terminate(); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 9*time.Second {
 		t.Errorf("the stop took %v", took)
 	}
 }

@@ -215,25 +215,25 @@ func TestConcurrencyElection(t *testing.T) {
 			}()
 		}
 		wg.Wait()
-		// Some leaders were gone before the observer looked; what it saw is in order.
-		var last int64
+		final, err := concurrency.NewSession(c)
+		must(t, err)
+		must(t, concurrency.NewElection(final, name).Campaign(ctx, "last"))
+		// Some leaders were gone before the observer looked, but this one stays; what it saw is in order.
+		var revision int64
 		n := 0
-		for done := false; !done; {
-			select {
-			case r := <-observed:
-				if r.Kvs[0].ModRevision <= last {
-					t.Errorf("%s: observed revision %d after %d", s.Kind, r.Kvs[0].ModRevision, last)
-				}
-				last = r.Kvs[0].ModRevision
-				n++
-			case <-time.After(200 * time.Millisecond):
-				done = true
+		for value := ""; value != "last"; n++ {
+			r, open := <-observed
+			if !open {
+				t.Fatalf("%s: the observer ended after %d, at %q", s.Kind, n, value)
 			}
+			kv := r.Kvs[0]
+			if kv.ModRevision <= revision {
+				t.Errorf("%s: observed revision %d after %d", s.Kind, kv.ModRevision, revision)
+			}
+			revision, value = kv.ModRevision, string(kv.Value)
 		}
 		t.Logf("%s: observed %d times", s.Kind, n)
-		if n == 0 {
-			t.Error("observed nothing")
-		}
+		must(t, final.Close())
 		stop()
 		must(t, session.Close())
 	}

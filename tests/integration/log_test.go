@@ -4,9 +4,12 @@ package integration
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,14 +25,33 @@ type entry struct {
 	Data        []byte
 }
 
-func dumpLog(t *testing.T, s *harness.Server) (entries []entry) {
+// dumpLog repeats a dump that ended because the server released a segment which was being printed.
+func dumpLog(t *testing.T, s *harness.Server) []entry {
+	t.Helper()
+	const released = "the member released what was being read: try again"
+	for range 10 {
+		entries, err := tryDumpLog(t, s)
+		if err == nil {
+			return entries
+		}
+		if !strings.Contains(err.Error(), released) {
+			t.Fatal(err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	t.Fatal("segments are released during every dump")
+	return nil
+}
+
+func tryDumpLog(t *testing.T, s *harness.Server) (entries []entry, err error) {
 	t.Helper()
 	bin := os.Getenv("CAIRNUTL_BIN")
 	if bin == "" {
 		t.Skip("CAIRNUTL_BIN is not set")
 	}
 	cmd := exec.Command(bin, "log", "dump", "--data-dir", s.DataDir())
-	cmd.Stderr = os.Stderr
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
@@ -41,8 +63,10 @@ func dumpLog(t *testing.T, s *harness.Server) (entries []entry) {
 			entries = append(entries, e)
 		}
 	}
-	must(t, cmd.Wait())
-	return entries
+	if err := cmd.Wait(); err != nil {
+		return nil, fmt.Errorf("%v: %s", err, &errs)
+	}
+	return entries, nil
 }
 
 // TestLogDump writes more than some segments and dumps the log while the server runs. Without --max-wals=0 the first

@@ -33,7 +33,13 @@ func TestStatusQuota(t *testing.T) {
 	for _, args := range [][]string{nil, {"--quota-backend-bytes=0"}, {"--quota-backend-bytes=-1"}, {"--quota-backend-bytes=16777216"},
 		{"--quota-backend-bytes=9663676416"}} {
 		etcd, cairn := startAlone(t, harness.Etcd, args...), startAlone(t, harness.Cairn, args...)
-		want, got := statusText(t, etcd), statusText(t, cairn)
+		// The storage version is known some seconds after the start.
+		var want, got string
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			if want, got = statusText(t, etcd), statusText(t, cairn); want == got {
+				break
+			}
+		}
 		if want != got {
 			t.Errorf("%v\n etcd:  %s\n Cairn: %s", args, want, got)
 		}

@@ -331,7 +331,9 @@ def test_watch(watching, kv, stubs):
     first = kv.Put(rpc.PutRequest(key=b"watch/a", value=b"1"), timeout=10).header.revision
     kv.Put(rpc.PutRequest(key=b"watch/a", value=b"2"), timeout=10)
     kv.DeleteRange(rpc.DeleteRangeRequest(key=b"watch/a"), timeout=10)
-    got = [e for _ in range(3) for e in next(watching.responses).events]
+    got = []
+    while len(got) < 3:
+        got += next(watching.responses).events
     assert [e.type for e in got] == [0, 0, 1]
     assert [e.kv.mod_revision for e in got] == [first, first + 1, first + 2]
     assert [e.prev_kv.value for e in got] == [b"", b"1", b"2"]

@@ -741,17 +741,34 @@ func TestWatchNeverReadBehind(t *testing.T) {
 	}
 }
 
+// openLed opens a stream that wants a leader, with a watcher; again as long as there happens to be none.
+func openLed(t *testing.T, conn *grpc.ClientConn) *watchStream {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		w := openWatch(t, conn, 0, "hasleader", "true")
+		// What a Send that fails means is what the end of the stream says.
+		_ = w.stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+			CreateRequest: &pb.WatchCreateRequest{Key: []byte("k")}}})
+		select {
+		case <-w.responses:
+			return w
+		case err = <-w.ended:
+		}
+	}
+	t.Fatalf("no stream that wants a leader stays open: %v", err)
+	return nil
+}
+
 // Without a leader a stream that wants one is refused, and one that is open ends; others stay.
 func TestStreamNeedsLeader(t *testing.T) {
 	stories := map[harness.Kind][]string{}
 	for _, kind := range []harness.Kind{harness.Etcd, harness.Cairn} {
 		c := harness.StartCluster(t, []harness.Kind{kind, kind, kind}, "--heartbeat-interval=50", "--election-timeout=500")
 		survivor := c.Members[0]
-		with, without := openWatch(t, survivor.Conn, 0, "hasleader", "true"), openWatch(t, survivor.Conn, 0)
-		for _, w := range []*watchStream{with, without} {
-			w.create(&pb.WatchCreateRequest{Key: []byte("k")})
-			w.next()
-		}
+		with, without := openLed(t, survivor.Conn), openWatch(t, survivor.Conn, 0)
+		without.create(&pb.WatchCreateRequest{Key: []byte("k")})
+		without.next()
 		ctx := metadata.AppendToOutgoingContext(harness.Context(t, time.Minute), "hasleader", "true")
 		lease, err := pb.NewLeaseClient(survivor.Conn).LeaseKeepAlive(ctx)
 		must(t, err)
