@@ -204,9 +204,16 @@ func (c *config) announce(kind harness.Kind, to target) (*harness.Server, error)
 func follow(member, fresh *harness.Server, f *joinFigures) error {
 	ctx, cancel := context.WithTimeout(context.Background(), joinLimit)
 	defer cancel()
-	wanted, err := revision(ctx, member)
-	if err != nil {
-		return err
+	var wanted int64
+	for {
+		var err error
+		if wanted, err = revision(ctx, member); err == nil {
+			break
+		}
+		if ctx.Err() != nil || !member.Alive() {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 	start := time.Now()
 	if err := fresh.Start(); err != nil {

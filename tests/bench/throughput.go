@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -173,11 +174,21 @@ func (c *config) measure(sc scenario, to target, total int) (sample, error) {
 	return s, err
 }
 
+// persist measures again when requests failed, as they do in an election or behind a disk that stalls.
+func (c *config) persist(sc scenario, to target, total int) (s sample, err error) {
+	for try := 1; ; try++ {
+		if s, err = c.measure(sc, to, total); err == nil || try == 3 {
+			return s, err
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s, %s, run once more: %v\n", sc.name, to[0].Kind, err)
+	}
+}
+
 // calibrate finds how many requests fill the wanted duration, warming the server up on the way.
 func (c *config) calibrate(sc scenario, to target) (int, error) {
 	total := 200 * sc.clients / max(1, sc.clients/20)
 	for range 3 {
-		s, err := c.measure(sc, to, total)
+		s, err := c.persist(sc, to, total)
 		if err != nil {
 			return 0, err
 		}
@@ -236,7 +247,7 @@ func (c *config) compare(out *table, title string, groups map[string]bool, pair 
 // measureQuiet repeats a run that other processes disturbed.
 func (c *config) measureQuiet(sc scenario, to target, total int) (s sample, err error) {
 	for range 5 {
-		if s, err = c.measure(sc, to, total); err != nil || s.other <= c.otherMax {
+		if s, err = c.persist(sc, to, total); err != nil || s.other <= c.otherMax {
 			return s, err
 		}
 	}

@@ -38,6 +38,7 @@ type generator struct {
 	cur     int64
 	comp    int64
 	leases  []int64
+	short   int64                       // How many short leases there were, so that each has an id of its own.
 	known   map[string]*mvccpb.KeyValue // Versions seen in answers; may be old.
 	risky   map[int64]bool              // Revisions at which a key may have been deleted and made again.
 	pending []Step
@@ -107,7 +108,8 @@ func (g *generator) choose() Step {
 		{8, func() Step { return Step{"LeaseLeases", &pb.LeaseLeasesRequest{}} }},
 		{4, func() Step { return Step{kindPickedLease, &pb.LeaseGrantRequest{TTL: 600}} }},
 		{3, func() Step {
-			return Step{kindShortLease, &pb.LeaseGrantRequest{ID: 99, TTL: g.pick(0, 1, 2, 3, -1, math.MinInt64)}}
+			g.short++
+			return Step{kindShortLease, &pb.LeaseGrantRequest{ID: 1<<50 + g.short, TTL: g.pick(0, 1, 2, 3, -1, math.MinInt64)}}
 		}},
 		{26, func() Step { return Step{"HashKV", &pb.HashKVRequest{Revision: g.revision(300)}} }},
 		{5, func() Step { return Step{"Status", &pb.StatusRequest{}} }},
@@ -347,7 +349,7 @@ func (g *generator) deleteRequest() *pb.DeleteRangeRequest {
 }
 
 func (g *generator) grantRequest() *pb.LeaseGrantRequest {
-	r := &pb.LeaseGrantRequest{ID: 1 + g.rng.Int64N(40), TTL: 300 + g.rng.Int64N(100000)}
+	r := &pb.LeaseGrantRequest{ID: 1 + g.rng.Int64N(40), TTL: 3000 + g.rng.Int64N(100000)}
 	if g.chance(150) {
 		r.ID = g.pick(-1, -2, math.MinInt64, math.MaxInt64, 1<<40)
 	}

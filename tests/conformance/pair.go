@@ -6,7 +6,8 @@
 // What is not compared, because it may differ between two etcd servers too:
 //
 //   - cluster id, member id, raft term (but zero against non-zero is a difference);
-//   - remaining times to live, within the time by which the two restarts differed plus one second;
+//   - remaining times to live, by as much as the two servers may have been apart when they started, granted, renewed and
+//     answered;
 //   - lease ids which the server picked, member names and addresses, database sizes and raft indexes;
 //   - the value of Maintenance.Hash, which covers etcd's own file buckets.
 package conformance
@@ -278,10 +279,10 @@ func (s *side) connect() error {
 // pair is the oracle and the server under test.
 type pair struct {
 	oracle, subject side
-	slack           int64
+	slack           int64 // By how many seconds the remaining times in the last answers may differ.
 	expiry          map[int64]time.Time
 	ttl             map[int64]int64
-	skew            time.Duration
+	skew            time.Duration // Between the times at which any one lease began on the two sides; an upper bound.
 }
 
 // both does the same to both sides at the same time.
@@ -294,16 +295,27 @@ func (p *pair) both(f func(s *side) error) error {
 
 func (p *pair) call(kind string, req proto.Message) (oracle, subject Answer) {
 	c := make(chan Answer, 1)
+	start := time.Now()
 	go func() { c <- call(p.oracle.conn, kind, req) }()
 	subject = call(p.subject.conn, kind, req)
-	return <-c, subject
+	oracle = <-c
+	took := time.Since(start)
+	if kind == "LeaseGrant" || kind == "LeaseKeepAlive" {
+		p.skew = max(p.skew, took)
+	}
+	p.slack = int64((p.skew + took + time.Second - 1) / time.Second)
+	return oracle, subject
 }
 
 // restart stops both servers, by SIGTERM or by kill -9, and starts them again on their data.
 func (p *pair) restart(kill bool) error {
-	var ready [2]time.Time
+	var begun, ready [2]time.Time
 	err := p.both(func(s *side) error {
 		var err error
+		i := 0
+		if s == &p.subject {
+			i = 1
+		}
 		if kill {
 			err = s.server.Kill9()
 		} else {
@@ -312,18 +324,14 @@ func (p *pair) restart(kill bool) error {
 		if err != nil {
 			return err
 		}
+		begun[i] = time.Now()
 		if err := s.server.StartReady(); err != nil {
 			return err
 		}
-		if s == &p.oracle {
-			ready[0] = time.Now()
-		} else {
-			ready[1] = time.Now()
-		}
+		ready[i] = time.Now()
 		return s.connect()
 	})
-	p.skew = ready[0].Sub(ready[1]).Abs()
-	p.slack = 1 + int64(p.skew/time.Second)
+	p.skew = max(ready[0].Sub(begun[1]), ready[1].Sub(begun[0])) // All leases begin again in between.
 	for id, ttl := range p.ttl {
 		p.expiry[id] = time.Now().Add(time.Duration(ttl) * time.Second)
 	}

@@ -23,7 +23,7 @@ func seedFromEnv(t *testing.T) uint64 {
 }
 
 func newPair(t *testing.T, subject harness.Kind, args ...string) *pair {
-	p := &pair{slack: 1, expiry: map[int64]time.Time{}, ttl: map[int64]int64{}}
+	p := &pair{expiry: map[int64]time.Time{}, ttl: map[int64]int64{}}
 	p.oracle.server = harness.NewForTest(t, harness.Etcd, args...)
 	p.subject.server = harness.NewForTest(t, subject, args...)
 	err := p.both(func(s *side) error {

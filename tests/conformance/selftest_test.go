@@ -230,6 +230,7 @@ func plantedRun(t *testing.T, p *pair, g *generator, f fault) (found, planted in
 	if err := w.run(); err != nil {
 		t.Fatal(err)
 	}
+	p.skew = behind.skew
 	return w.found, x.planted, report
 }
 

@@ -21,6 +21,7 @@ type history struct {
 	comp     int64          // Compacted up to here; -1 before the first time.
 	compacts map[int64]bool // Every revision that was compacted at.
 	counts   map[string]int // What was met, for the report.
+	etcd     [2]bool        // Which side is etcd.
 }
 
 type pastEvent struct {
@@ -74,11 +75,12 @@ func (h *history) index(rev int64) int {
 
 // watcher is one watcher on both servers.
 type watcher struct {
-	id   int64
-	req  *pb.WatchCreateRequest
-	from int64 // The first revision that it sees.
-	comp int64 // Compacted up to here when it was made.
-	seen [2]position
+	id    int64
+	req   *pb.WatchCreateRequest
+	from  int64 // The first revision that it sees.
+	comp  int64 // Compacted up to here when it was made.
+	asked int   // How many progress requests its stream had sent by then.
+	seen  [2]position
 }
 
 // position is how far one server has come with a watcher.
@@ -127,8 +129,8 @@ func (h *history) upcoming(w *watcher, side int) *pastEvent {
 // reached is the first revision of which something may be missing.
 func (w *watcher) reached(side int) int64 { return max(w.from, w.seen[side].proven+1) }
 
-// accept checks one response with events.
-func (h *history) accept(w *watcher, side int, r *pb.WatchResponse) error {
+// accept checks one response with events. early is for what etcd may have made up before it knew that prev_kv was asked for.
+func (h *history) accept(w *watcher, side int, r *pb.WatchResponse, early bool) error {
 	p := &w.seen[side]
 	if p.ended {
 		return fmt.Errorf("events behind the end of watcher %d", w.id)
@@ -142,7 +144,7 @@ func (h *history) accept(w *watcher, side int, r *pb.WatchResponse) error {
 		if want == nil {
 			return fmt.Errorf("watcher %d: event %d { %s } but nothing was to come", w.id, i, brief(got))
 		}
-		if err := h.same(w, want, got); err != nil {
+		if err := h.same(w, want, got, early); err != nil {
 			return fmt.Errorf("watcher %d, event %d: %w", w.id, i, err)
 		}
 		last = want.Kv.ModRevision
@@ -176,12 +178,12 @@ func (h *history) accept(w *watcher, side int, r *pb.WatchResponse) error {
 
 // same compares an event and its prev_kv. That is read when the event is sent: it must be there while it can be read,
 // must not be when it was compacted before the event was due, and may be there or not in between.
-func (h *history) same(w *watcher, want *pastEvent, got *mvccpb.Event) error {
+func (h *history) same(w *watcher, want *pastEvent, got *mvccpb.Event, early bool) error {
 	if got.Type != want.Type || !proto.Equal(got.Kv, want.Kv) {
 		return fmt.Errorf("got { %s } instead of { %s }", brief(got), brief(want.Event))
 	}
 	if got.PrevKv == nil {
-		if w.req.PrevKv && want.prev != nil && want.Kv.ModRevision > h.comp {
+		if w.req.PrevKv && want.prev != nil && want.Kv.ModRevision > h.comp && !early {
 			return fmt.Errorf("{ %s } without prev_kv { %s }", brief(got), brief(want.prev))
 		}
 		return nil

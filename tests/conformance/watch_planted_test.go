@@ -349,7 +349,7 @@ func requestFaults() []watchFault {
 // behind runs a world whose second server's watches go through a proxy.
 func behind(t *testing.T, p *pair, g *generator, h *history, f watchFault, prepare func(*watchWorld) error) (int64, error) {
 	if f.name != "none" {
-		watchLimit = 2 * time.Second // What never comes is not waited for long.
+		watchLimit = 6 * time.Second // What never comes is not waited for long.
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -109,9 +109,13 @@ type twin struct {
 	sides    [2]*watchClient
 	taken    [2]int               // How many responses were looked at.
 	controls [2]*pb.WatchResponse // The next answer to a request, not compared yet.
-	answers  [2]int               // To progress requests,
-	asked    int                  // of so many.
-	last     [2]int64             // The revision of the last one.
+	asked    []int                // The progress requests: how many watchers there were at each.
+	answers  [2]int               // To so many of them, at least; etcd passes some over.
+	before   [2]int               // So many had been sent when a create or cancel request was last answered,
+	since    [2]int64             // which was at this revision.
+	passed   [2]int               // So many are answered or passed over, since there was a later response.
+	last     [2]int64             // The revision of the last progress answer.
+	fresh    [2]int64             // The watcher told of last as created, while nothing but its events has come; or -1.
 	watchers map[int64]*watcher
 	notified [2]map[int64]int64 // Of progress_notify: the revision.
 	gone     map[int64]bool     // Ids of watchers that were canceled before all had come.
@@ -137,7 +141,7 @@ func (t *twin) close() {
 
 func (t *twin) send(r *pb.WatchRequest) error {
 	if _, ok := r.RequestUnion.(*pb.WatchRequest_ProgressRequest); ok {
-		t.asked++
+		t.asked = append(t.asked, len(t.watchers))
 	}
 	for _, c := range t.sides {
 		if err := c.stream.Send(proto.Clone(r).(*pb.WatchRequest)); err != nil {
@@ -173,7 +177,18 @@ func (t *twin) judge(side int, r *pb.WatchResponse) error {
 	}
 	if r.Created || r.Canceled && r.CompactRevision == 0 {
 		t.controls[side] = r
+		t.before[side], t.since[side] = len(t.asked), r.Header.Revision
+		if t.fresh[side] = -1; r.Created {
+			t.fresh[side] = r.WatchId
+		}
 		return nil
+	}
+	if t.fresh[side] != r.WatchId {
+		t.fresh[side] = -1
+	}
+	// In etcd those may overtake progress answers of before; what came about at a later revision does not.
+	if r.Header.Revision > t.since[side] {
+		t.passed[side] = t.before[side]
 	}
 	if r.WatchId == -1 {
 		return t.progress(side, r)
@@ -187,7 +202,7 @@ func (t *twin) judge(side int, r *pb.WatchResponse) error {
 	case r.CancelReason != "":
 		return fmt.Errorf("a reason without a cancel")
 	case len(r.Events) > 0:
-		return t.h.accept(w, side, r)
+		return t.h.accept(w, side, r, t.h.etcd[side] && t.fresh[side] == w.id)
 	case !w.req.ProgressNotify:
 		return fmt.Errorf("watcher %d did not ask for progress notifications", w.id)
 	}
@@ -195,15 +210,18 @@ func (t *twin) judge(side int, r *pb.WatchResponse) error {
 	return t.h.progressed(w, side, r.Header.Revision)
 }
 
-// progress checks the answer to a progress request, which is about all watchers.
+// progress checks the answer to a progress request, which is about all watchers that there were then.
 func (t *twin) progress(side int, r *pb.WatchResponse) error {
-	if t.answers[side]++; t.answers[side] > t.asked {
-		return fmt.Errorf("%d answers to %d progress requests", t.answers[side], t.asked)
+	if t.answers[side]++; t.answers[side] > len(t.asked) {
+		return fmt.Errorf("%d answers to %d progress requests", t.answers[side], len(t.asked))
 	}
-	if len(t.watchers) == 0 || len(r.Events) > 0 {
-		return fmt.Errorf("progress of %d watchers", len(t.watchers))
+	if most := slices.Max(t.asked[t.answers[side]-1:]); most == 0 || len(r.Events) > 0 {
+		return fmt.Errorf("progress of %d watchers", most)
 	}
 	for _, w := range t.watchers {
+		if w.asked > max(t.answers[side]-1, t.passed[side]) {
+			continue // It may have been made since.
+		}
 		if err := t.h.progressed(w, side, r.Header.Revision); err != nil {
 			return err
 		}

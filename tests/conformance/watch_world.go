@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"cairn/tests/harness"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -27,7 +29,8 @@ import (
 //   - responses of different watchers come in any order, those of one watcher in its own;
 //   - progress notifications and progress answers may be more or fewer, but must be true: nothing up to their
 //     revision comes later, no watcher of theirs waits for a later one;
-//   - prev_kv is there or not when its revision was compacted between the write and the response;
+//   - prev_kv is there or not when its revision was compacted between the write and the response; etcd may leave it out
+//     of what comes at once behind the answer to a create;
 //   - a watcher that has not caught up may, or may not, be canceled by a compaction of what it still needs.
 //
 // Answers to create and cancel requests are compared in full, one by one.
@@ -56,6 +59,7 @@ const (
 )
 
 func newWatchWorld(p *pair, g *generator, h *history, name string) (*watchWorld, error) {
+	h.etcd = [2]bool{p.oracle.server.Kind == harness.Etcd, p.subject.server.Kind == harness.Etcd}
 	w := &watchWorld{pair: p, gen: g, h: h, name: name, uniq: 1000, share: 4, counts: h.counts}
 	return w, w.watchAll()
 }
@@ -257,7 +261,7 @@ func (w *watchWorld) create() error {
 		w.counts[r.CancelReason]++
 		return nil
 	}
-	x := &watcher{id: r.WatchId, req: c, from: c.StartRevision, comp: comp}
+	x := &watcher{id: r.WatchId, req: c, from: c.StartRevision, comp: comp, asked: len(t.asked)}
 	if x.from == 0 {
 		x.from = head + 1
 	}
@@ -418,7 +422,7 @@ func (w *watchWorld) fence() error {
 			if _, err := t.control(req, false); err != nil {
 				return err
 			}
-			x := &watcher{id: c.WatchId, req: c, from: c.StartRevision, comp: w.h.comp}
+			x := &watcher{id: c.WatchId, req: c, from: c.StartRevision, comp: w.h.comp, asked: len(t.asked)}
 			x.seen[0].next = w.h.index(x.from)
 			x.seen[1] = x.seen[0]
 			t.watchers[x.id] = x

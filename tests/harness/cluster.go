@@ -288,8 +288,14 @@ func (c *Cluster) WaitReady(members ...*Member) {
 		if err := m.WaitReady(ReadyLimit); err != nil {
 			c.t.Fatalf("%s: %v", m.Name, err)
 		}
-		// The connection may still wait to be tried again.
-		s, err := m.Status(grpc.WaitForReady(true))
+		// The connection may still wait to be tried again, and etcd answers behind its disk.
+		var s *pb.StatusResponse
+		var err error
+		for deadline := time.Now().Add(ReadyLimit); time.Now().Before(deadline); time.Sleep(askAgain) {
+			if s, err = m.Status(grpc.WaitForReady(true)); err == nil || !m.Alive() {
+				break
+			}
+		}
 		c.must(err)
 		m.ID = s.Header.MemberId
 	}

@@ -186,7 +186,8 @@ func change(t *testing.T, what string, f func(context.Context) error) {
 
 // TestFollower: etcd sends to it over both streams, finds it in sync, and makes a quorum with it when another member is gone.
 func TestFollower(t *testing.T) {
-	c := harness.StartCluster(t, []harness.Kind{harness.Etcd, harness.Etcd})
+	// A quorum that needs the follower is lost when it stands still for an election timeout.
+	c := harness.StartCluster(t, []harness.Kind{harness.Etcd, harness.Etcd}, "--election-timeout=3000")
 	a, b := c.Members[0], c.Members[1]
 	put(t, a, 20, 100)
 	f := join(t, c)
