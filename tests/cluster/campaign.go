@@ -57,6 +57,9 @@ type campaign struct {
 	downtimes              []time.Duration  // From a leader's kill -9 to the next acknowledged write.
 }
 
+// leastWrites is how many acknowledged writes make a round worth its while.
+const leastWrites = 20
+
 func newCampaign(t *testing.T, rng *rand.Rand, kinds []harness.Kind, args ...string) *campaign {
 	t.Helper()
 	g := &campaign{t: t, rng: rng, start: time.Now(), clients: endpointsFor, leaders: newLeaders(), errors: map[string]int{},
@@ -116,6 +119,7 @@ func (g *campaign) attempt(fault func(l *load)) error {
 	g.heal()
 	healed := l.now()
 	g.waitAnswers(l, healed, 60)
+	g.waitWrites(l, 0, leastWrites)
 	ops := l.stop()
 	stopped = true
 	return g.judge(ops, watches)
@@ -215,7 +219,7 @@ func (g *campaign) count(ops []*operation, r *record) {
 		}
 	}
 	g.writes += acknowledged
-	if acknowledged < 20 {
+	if acknowledged < leastWrites {
 		g.t.Errorf("round %d: only %d writes of %d calls were acknowledged: it did not test much", g.round, acknowledged,
 			len(ops))
 	}
@@ -255,6 +259,16 @@ func explained(err error) bool {
 	}
 	code := status.Code(err)
 	return code == codes.Unavailable || code == codes.DeadlineExceeded
+}
+
+// insist repeats a call as long as its error is one that may be explained.
+func insist(call func() error) (err error) {
+	for deadline := time.Now().Add(harness.ReadyLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err = call(); err == nil || !explained(rpctypes.Error(err)) {
+			break
+		}
+	}
+	return err
 }
 
 // read reads the round's keys at a revision from one member.

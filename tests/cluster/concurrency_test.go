@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -28,21 +29,6 @@ const (
 	accountCount = 6
 	startBalance = 100
 )
-
-// trouble disturbs a cluster until a share of the tests' time is over, then makes all well and returns.
-func (g *campaign) trouble(share time.Duration) {
-	for end := time.Now().Add(share); time.Now().Before(end); {
-		time.Sleep(time.Second + time.Duration(g.rng.Int64N(int64(2*time.Second))))
-		m := g.leader()
-		if g.rng.IntN(3) == 0 {
-			g.c.Pause(m)
-		} else if m.Pid() != 0 {
-			g.c.Kill(m)
-		}
-		time.Sleep(time.Second + time.Duration(g.rng.Int64N(int64(2*time.Second))))
-		g.healProcesses()
-	}
-}
 
 // crowd is some workers, each with a client of its own, that work until the trouble is over. The work of each goes on
 // through errors: it is called again.
@@ -120,6 +106,19 @@ func (c *crowd) fail(format string, args ...any) {
 	}
 }
 
+// calm waits until all have got through so many times: what a lost session holds lives on until its lease ends, and each
+// leader that is killed makes that later.
+func (c *crowd) calm(least int, all []string) {
+	lags := func(name string) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.did[name] < least
+	}
+	for deadline := time.Now().Add(harness.ReadyLimit); slices.ContainsFunc(all, lags) && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 func (c *crowd) end() {
 	c.g.t.Helper()
 	c.cancel()
@@ -169,13 +168,15 @@ func TestConcurrencyThroughKills(t *testing.T) {
 	c.work("audit", func(ctx context.Context, client *clientv3.Client) error { return audit(ctx, client, c) })
 	g.trouble(max(*durationFlag/8, 20*time.Second))
 	g.c.WaitReady(g.c.Current()...)
+	least, all := 5, []string{"mutex", "election", "observer", "transfer", "audit"}
+	c.calm(least, all)
 	c.end()
 	judgeCounter(ctx, t, client, acks)
 	if err := audit(ctx, client, c); err != nil {
 		t.Error(err)
 	}
-	for _, name := range []string{"mutex", "election", "observer", "transfer", "audit"} {
-		if c.did[name] < 5 {
+	for _, name := range all {
+		if c.did[name] < least {
 			t.Errorf("%s got through %d times only", name, c.did[name])
 		}
 	}

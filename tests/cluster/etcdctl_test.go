@@ -42,7 +42,7 @@ func throughEtcdctl(s *script) {
 		return nil
 	})
 	s.must(err)
-	list, err := m0.Client().MemberList(s.ctx(), &pb.MemberListRequest{})
+	list, err := m0.Client().MemberList(s.ctx(), &pb.MemberListRequest{Linearizable: true})
 	s.must(err)
 	for _, m := range list.Members {
 		if m.IsLearner {

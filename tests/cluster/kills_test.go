@@ -44,7 +44,8 @@ func TestLeaderKills(t *testing.T) {
 	}
 }
 
-// firstWrite tries all members at once, each anew every few milliseconds, until one acknowledges a write.
+// firstWrite tries all members at once, each anew every few milliseconds, until one acknowledges a write. A try takes the
+// longer the longer there was none: the disk may need more than the first ones give it.
 func firstWrite(t *testing.T, members []*harness.Member, value string) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -54,7 +55,7 @@ func firstWrite(t *testing.T, members []*harness.Member, value string) time.Dura
 	for _, m := range members {
 		go func() {
 			for ctx.Err() == nil {
-				call, done := context.WithTimeout(ctx, 100*time.Millisecond)
+				call, done := context.WithTimeout(ctx, max(100*time.Millisecond, time.Since(start)/10))
 				_, err := m.KV().Put(call, &pb.PutRequest{Key: []byte("kill"), Value: []byte(value)})
 				done()
 				if err == nil {

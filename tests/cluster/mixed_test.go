@@ -4,7 +4,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"cairn/tests/harness"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // TestMixed runs a cluster of both kinds, one Cairn and two etcd and the other way round: each member leads under
@@ -68,30 +71,40 @@ func (g *campaign) lead(l *load, m *harness.Member) {
 // value. It stays out of the way of the rounds' keys.
 func (g *campaign) preload() {
 	g.t.Helper()
-	kv, ctx := g.c.WaitLeader().KV(), harness.Context(g.t, time.Minute)
-	put := func(key string, value []byte, lease int64) {
-		if _, err := kv.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: value, Lease: lease}); err != nil {
+	through, ctx := g.c.WaitLeader(), harness.Context(g.t, 2*time.Minute)
+	must := func(err error) {
+		g.t.Helper()
+		if err != nil {
 			g.t.Fatal(err)
 		}
 	}
-	leases := pb.NewLeaseClient(g.c.WaitLeader().Conn)
+	put := func(key string, value []byte, lease int64) {
+		must(insist(func() error {
+			_, err := through.KV().Put(ctx, &pb.PutRequest{Key: []byte(key), Value: value, Lease: lease})
+			return err
+		}))
+	}
 	for id := int64(1); id <= 3; id++ {
-		if _, err := leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: 5000}); err != nil {
-			g.t.Fatal(err)
-		}
+		must(grant(ctx, through, id, 5000))
 	}
 	for i := range 300 {
-		put(fmt.Sprintf("data/%02d", i%40), []byte(fmt.Sprintf("%d", i)), int64(i%4))
+		key := fmt.Sprintf("data/%02d", i%40)
+		put(key, []byte(fmt.Sprintf("%d", i)), int64(i%4))
 		if i%10 == 9 {
-			if _, err := kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(fmt.Sprintf("data/%02d", i%40))}); err != nil {
-				g.t.Fatal(err)
-			}
+			must(insist(func() error {
+				_, err := through.KV().DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(key)})
+				return err
+			}))
 		}
 	}
 	put("data/big", make([]byte, 1<<20), 0)
-	if _, err := kv.Compact(ctx, &pb.CompactionRequest{Revision: 150}); err != nil {
-		g.t.Fatal(err)
-	}
+	must(insist(func() error {
+		_, err := through.KV().Compact(ctx, &pb.CompactionRequest{Revision: 150})
+		if errors.Is(rpctypes.Error(err), rpctypes.ErrCompacted) {
+			return nil // An earlier try did it.
+		}
+		return err
+	}))
 	g.head = g.c.WaitConverged()
 	g.last = g.read(g.c.Members[0], g.head)
 }
@@ -193,11 +206,39 @@ func TestMigration(t *testing.T) {
 	}
 }
 
+// waitLeft waits until no client asks a member any more; one that still did would ask it every third time.
+func (g *campaign) waitLeft(l *load, since int64, old *harness.Member) {
+	g.t.Helper()
+	for deadline := time.Now().Add(harness.ReadyLimit); slices.Min(l.answeredElsewhere(since, old.ID)) < 16; {
+		if time.Now().After(deadline) {
+			g.t.Fatalf("some clients still ask %s", old.Name)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// answeredElsewhere counts each client's answered calls since a moment behind the last one that this member answered.
+func (l *load) answeredElsewhere(since int64, member uint64) []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	counts := make([]int, len(l.clients))
+	for _, o := range l.ops {
+		switch {
+		case !o.answered || o.call < since:
+		case o.member == member:
+			counts[o.client] = 0
+		default:
+			counts[o.client]++
+		}
+	}
+	return counts
+}
+
 func (g *campaign) migrate(l *load, old *harness.Member, to harness.Kind) {
 	fresh := g.c.Add(g.leader(), to, true)
 	g.c.Promote(g.leader(), fresh)
 	l.use(but(g.c.Current(), old))
-	g.waitAnswers(l, l.now(), 50) // So long that nobody waits for an answer of the old one.
+	g.waitLeft(l, l.now(), old)
 	if g.leader() == old {
 		g.c.MoveLeader(fresh)
 	}

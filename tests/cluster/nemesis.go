@@ -77,6 +77,21 @@ func but(list []*harness.Member, m *harness.Member) (others []*harness.Member) {
 	return others
 }
 
+// trouble disturbs a cluster until a share of the tests' time is over, then makes all well and returns.
+func (g *campaign) trouble(share time.Duration) {
+	for end := time.Now().Add(share); time.Now().Before(end); {
+		time.Sleep(time.Second + time.Duration(g.rng.Int64N(int64(2*time.Second))))
+		m := g.leader()
+		if g.rng.IntN(3) == 0 {
+			g.c.Pause(m)
+		} else if m.Pid() != 0 {
+			g.c.Kill(m)
+		}
+		time.Sleep(time.Second + time.Duration(g.rng.Int64N(int64(2*time.Second))))
+		g.healProcesses()
+	}
+}
+
 func (g *campaign) kill(l *load, m *harness.Member) {
 	led := g.c.Leader(g.c.Running()...) == m
 	killed := l.now()

@@ -5,6 +5,7 @@ package cluster
 import (
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,7 +18,7 @@ func TestPlantedErrors(t *testing.T) {
 		g := newCampaign(t, rng, kindsFor(rng, 3))
 		g.lie = true
 		var err error
-		for tries := 0; err == nil && tries < 5; tries++ { // On a busy machine a round may see no stale read.
+		for tries := 0; len(lacks(err, "stale", "by order")) > 0 && tries < 6; tries++ { // A round may see too few stale reads.
 			err = g.attempt(func(*load) { g.oneWay(g.follower(), false, true) })
 		}
 		demand(t, err, "stale", "by order")
@@ -46,11 +47,14 @@ func TestPlantedErrors(t *testing.T) {
 
 func demand(t *testing.T, err error, phrases ...string) {
 	t.Helper()
-	for _, phrase := range phrases {
-		if err == nil || !strings.Contains(err.Error(), phrase) {
-			t.Errorf("want a verdict with %q, got %.2000v", phrase, err)
-		}
+	for _, phrase := range lacks(err, phrases...) {
+		t.Errorf("want a verdict with %q, got %.2000v", phrase, err)
 	}
+}
+
+// lacks returns those of the phrases that a verdict does not have.
+func lacks(err error, phrases ...string) []string {
+	return slices.DeleteFunc(phrases, func(phrase string) bool { return err != nil && strings.Contains(err.Error(), phrase) })
 }
 
 // copyData makes each member's data folder, with one suffix, what it is with another.

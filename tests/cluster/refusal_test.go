@@ -62,7 +62,7 @@ func message(t *testing.T, from, to uint64) []byte {
 // the requests, with the members' names for their ids.
 func refusalLines(t *testing.T, kind harness.Kind) (said []string) {
 	t.Helper()
-	c := harness.StartCluster(t, []harness.Kind{kind, kind, kind})
+	c := harness.StartCluster(t, []harness.Kind{kind, kind, kind}, steady)
 	c.MoveLeader(c.Members[0])
 	m, other, removed := c.Members[0], c.Members[1], c.Members[2]
 	c.Kill(removed)

@@ -30,9 +30,12 @@ type script struct {
 	nowheres int
 }
 
+// steady is for tests whose leader has to stay it, also when a member's thread or the disk stands still for two seconds.
+const steady = "--election-timeout=3000"
+
 func newScript(t *testing.T, kinds []harness.Kind) *script {
 	t.Helper()
-	s := &script{t: t, c: harness.StartCluster(t, kinds)}
+	s := &script{t: t, c: harness.StartCluster(t, kinds, steady)}
 	s.c.MoveLeader(s.c.Members[0])
 	for _, m := range s.c.Members {
 		s.settle(m)

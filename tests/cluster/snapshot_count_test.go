@@ -34,7 +34,7 @@ func TestSnapshotCount(t *testing.T) {
 		asAll(harness.Etcd, harness.Cairn, harness.Cairn),
 	} {
 		t.Run(fmt.Sprintf("%s-follows-%s", kinds[2], kinds[0]), func(t *testing.T) {
-			c := harness.StartCluster(t, kinds, "--snapshot-count=100", "--snapshot-catchup-entries=10")
+			c := harness.StartCluster(t, kinds, "--snapshot-count=100", "--snapshot-catchup-entries=10", steady)
 			leader, follower := c.Members[0], c.Members[2]
 			c.MoveLeader(leader)
 			missAndReturn(t, c, follower, 500)

@@ -13,9 +13,31 @@ import (
 // lease grants one and puts a key on it.
 func (s *stock) lease(key string) (id string) {
 	s.t.Helper()
-	id = strings.Fields(s.must("lease", "grant", fmt.Sprint(stockTTL)))[1]
-	s.must("put", key, "v", "--lease="+id)
-	return id
+	for deadline := time.Now().Add(2 * stockWait); time.Now().Before(deadline); {
+		granted := time.Now()
+		id = strings.Fields(s.must("lease", "grant", fmt.Sprint(stockTTL)))[1]
+		if s.putOn(key, id, granted.Add(stockTTL*time.Second)) {
+			return id
+		}
+	}
+	s.t.Fatalf("%s is not put before its lease is over", key)
+	return ""
+}
+
+// putOn puts a key on a lease, which may be over before that succeeds, but not before its time.
+func (s *stock) putOn(key, id string, least time.Time) bool {
+	s.t.Helper()
+	for !s.t.Failed() {
+		x := s.etcdctl("put", key, "v", "--lease="+id)
+		if x.exit() == 0 {
+			return true
+		}
+		if strings.Contains(x.errors.String(), "requested lease not found") && time.Now().After(least) {
+			break
+		}
+		s.excused(x)
+	}
+	return false
 }
 
 func (s *stock) keepAlive() *tool {
@@ -113,7 +135,7 @@ func (s *stock) remain() (count int) {
 func (s *stock) waitGone(ready time.Time) {
 	s.t.Helper()
 	for s.remain() > 0 && !s.t.Failed() {
-		if since := time.Since(ready); since > stockTTL*time.Second+leaseLate+leaseSlow {
+		if since := time.Since(ready); since > 2*stockTTL*time.Second+leaseLate+leaseSlow {
 			s.t.Errorf("%d keys are there %v after the last election, on leases of %d s", s.remain(), since, stockTTL)
 		}
 		time.Sleep(20 * time.Millisecond)

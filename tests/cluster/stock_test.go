@@ -22,7 +22,7 @@ import (
 
 const (
 	stockTime    = 22 * time.Second // Of kills, at least.
-	stockTTL     = 6                // Seconds, of the leases.
+	stockTTL     = 12               // Seconds, of the leases.
 	stockWait    = 30 * time.Second // Until something must have happened.
 	lockers      = 3
 	candidates   = 3
@@ -46,6 +46,8 @@ type stock struct {
 	quiet atomic.Bool // Nobody writes any more.
 	over  atomic.Bool // No tool is begun again.
 	work  sync.WaitGroup
+
+	writers sync.WaitGroup
 
 	mu     sync.Mutex
 	killed time.Time          // When the last kill was done.
@@ -84,6 +86,7 @@ func TestStockClientsThroughKills(t *testing.T) {
 		}
 	}
 	s.quiet.Store(true)
+	s.writers.Wait()
 	s.waitGone(time.Now()) // Since some moment before there was a leader, and nobody ends its lead.
 	s.checkKept(kept)
 	s.checkWatches()
@@ -117,8 +120,7 @@ func newStock(t *testing.T) *stock {
 // begin starts what goes on all the time.
 func (s *stock) begin() {
 	for who := range stockWriters {
-		s.work.Add(1)
-		go s.write(who)
+		s.writers.Go(func() { s.write(who) })
 	}
 	s.work.Add(1)
 	go s.pollLeft()
@@ -220,6 +222,7 @@ func (s *stock) kill() {
 func (s *stock) stop() {
 	s.quiet.Store(true)
 	s.over.Store(true)
+	s.writers.Wait()
 	s.work.Wait()
 }
 

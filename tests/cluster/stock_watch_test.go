@@ -12,7 +12,6 @@ import (
 
 // write writes keys that are never used twice, two in a revision.
 func (s *stock) write(who int) {
-	defer s.work.Done()
 	for n := 0; !s.quiet.Load(); n++ {
 		key, value := fmt.Sprintf("w/%d/%06d", who, n), fmt.Sprintf("%d.%d", who, n)
 		resp, err := s.client.Txn(s.ctx).Then(clientv3.OpPut(key+"/a", value), clientv3.OpPut(key+"/b", value)).Commit()
@@ -85,6 +84,8 @@ func (s *stock) written() (list []printed) {
 		list = append(list, printed{string(kv.Key), string(kv.Value), kv.ModRevision})
 		found[string(kv.Key)] = kv.ModRevision
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for key, revision := range s.made {
 		if found[key] != revision {
 			s.t.Errorf("%s was acknowledged at revision %d, and is there at %d", key, revision, found[key])

@@ -15,8 +15,8 @@ import (
 	v3lockpb "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 )
 
-// stopLimit is for a stop in good order, whatever a member is in the middle of; a supervisor that waits half a minute kills it.
-const stopLimit = 10 * time.Second
+// stopLimit is for a stop in good order, whatever a member is in the middle of; it forces one that takes 15 seconds.
+const stopLimit = 14 * time.Second
 
 // occupy opens what a stop has to end: calls of each kind that wait for something. What they are answered is not looked at.
 func occupy(ctx context.Context, m *harness.Member) {

@@ -67,7 +67,27 @@ func (c *Cluster) Announce(through, m *Member, learner bool) {
 		return err
 	})
 	m.ID = resp.Member.ID
+	c.spread(m)
 	c.join(m, resp.Members)
+}
+
+// spread waits some seconds until all that run list a new member: it believes the first that answers it, and ends when it
+// isn't in that one's list.
+func (c *Cluster) spread(m *Member) {
+	deadline := time.Now().Add(5 * callLimit)
+	for _, other := range c.Running() {
+		for other.Alive() && time.Now().Before(deadline) && !other.lists(m) {
+			time.Sleep(askAgain)
+		}
+	}
+}
+
+// lists says whether the member, by itself, counts another one among the members.
+func (m *Member) lists(other *Member) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	defer cancel()
+	list, err := m.Client().MemberList(ctx, &pb.MemberListRequest{})
+	return err == nil && idOf(list.Members, other.PeerURL()) != 0
 }
 
 func idOf(list []*pb.Member, peerURL string) uint64 {
