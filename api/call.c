@@ -45,7 +45,7 @@ static void call_cleanup(struct call *call)
 
 void call_trim(struct call *call)
 {
-    if (call->request.response.cap > CALL_KEEP_BYTES_MAX)
+    if (call->request.response.len == 0 && call->request.response.cap > CALL_KEEP_BYTES_MAX)
         buf_deinit(&call->request.response);
     arena_reset(&call->arena);
     if (call->arena.end - call->arena.next > CALL_KEEP_BYTES_MAX)
@@ -60,8 +60,8 @@ static void call_reset(struct call *call)
     call->received = call->sent = NULL;
     grpc_call_unref(call->grpc);
     call->grpc = NULL;
-    call_trim(call);
     buf_clear(&call->request.response);
+    call_trim(call);
     call->headers_sent = call->cancelled = call->last = call->needs_leader = false;
     atomic_store_explicit(&call->claim, CLAIM_NONE, memory_order_relaxed);
     call->is_cancelled = 0;
@@ -183,7 +183,8 @@ static grpc_op *add_message_ops(struct call *call, grpc_op *op, bool message)
 static grpc_op *add_status_ops(struct call *call, grpc_op *op, grpc_slice *text)
 {
     bool ok = call->status.code == STATUS_OK;
-    op = add_message_ops(call, op, ok && (call->method->type == METHOD_UNARY || call->last));
+    bool last = call->last && (ok || call->stream);
+    op = add_message_ops(call, op, call->method->type == METHOD_UNARY ? ok : last);
     op = add_op(op, GRPC_OP_SEND_STATUS_FROM_SERVER);
     op[-1].data.send_status_from_server.status = (grpc_status_code)call->status.code;
     op[-1].data.send_status_from_server.status_details = ok ? NULL : text;

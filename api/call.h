@@ -77,7 +77,7 @@ struct call {
     void *state;                     /* the handler's own, freed by cleanup() when the call ends */
     void (*cleanup)(struct call *call);
     struct stream *stream; /* bidirectional streams only */
-    bool last;             /* streams: the message is the last one */
+    bool last;             /* streams: the message leaves with the status */
     bool cancelled;        /* the client went away */
     bool is_old;           /* it was there when the queue was told to stop */
     bool needs_leader;     /* a stream that ends when there is no leader for long */

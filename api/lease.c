@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The Lease service. LeaseKeepAlive is a stream, of which each request is answered before the next
- * is looked at, in the order in which they came:
+ * The Lease service. LeaseKeepAlive is a stream; its requests are answered in the order in which
+ * they came:
  *
  *   received() ─> server_lease_renew() ─> renewal_finish(), any thread ─> renewed() ─> next
  *
- * The next is asked for before the answer goes out. When it is there already, and the leader is
- * here so that nothing is waited for, gRPC need not write this answer yet: the next one follows at
- * once (or when another leader is found, if just then this one is none any more).
+ * A client with many leases sends all that are due at once. So the next request is asked for before
+ * an answer goes out; if it is there, and its lease is renewed at once, its answer follows, and
+ * gRPC need not write this one yet.
  *
  * Thread: the call's queue, but for renewal_finish().
  */
@@ -74,11 +74,8 @@ struct keep_alive {
     enum outcome outcome;
     int64_t ttl_s;
     struct response_header header;
-    bool asking;  /* server_lease_renew() is under way, */
-    bool in_turn; /* and who asked will answer if it is done at once */
-    bool at_once; /* it was */
-    bool at_hand; /* the next request waits until the answer has left */
-    bool waits;   /* the answer waits until the last one has left */
+    bool owed;    /* asked and not answered; renewed, unless the call awaits a wake */
+    bool in_turn; /* who asks will answer, too, if it is done at once */
 };
 
 static void renewal_finish(struct lease_renewal *r, enum outcome outcome, int64_t ttl_s)
@@ -87,10 +84,9 @@ static void renewal_finish(struct lease_renewal *r, enum outcome outcome, int64_
     struct call *call = r->arg;
     k->outcome = outcome;
     k->ttl_s = ttl_s;
-    bool at_once = queue_is_current(call->queue) && k->asking;
-    if (at_once)
-        k->at_once = true;
-    if (!at_once || !k->in_turn)
+    if (queue_is_current(call->queue) && k->in_turn)
+        call->awaited = false;
+    else
         call_wake(call);
 }
 
@@ -104,69 +100,42 @@ static void keep_alive_received(struct call *call)
     server_info(call->server, &info);
     server_response_header(call->server, info.revision, &k->header);
     k->renewal = (struct lease_renewal){.id = r->id, .finish = renewal_finish, .arg = call};
-    k->at_once = false;
+    k->owed = true;
     call_await_wake(call);
-    k->asking = true;
     server_lease_renew(call->server, &k->renewal);
-    k->asking = false;
 }
 
-/* True: it has left already. */
-static bool keep_alive_send(struct call *call, enum stream_more more)
+static void keep_alive_encode(struct call *call)
 {
-    const struct keep_alive *k = call->state;
+    struct keep_alive *k = call->state;
     struct buf *out = &call->request.response;
     encode_header(out, &k->header);
     encode_i64(out, 2, k->renewal.id);
     encode_i64(out, 3, k->ttl_s);
-    return stream_send(call, more);
+    k->owed = false;
 }
 
-/* True: the request that was at hand is renewed, too. */
-static bool keep_alive_next(struct call *call, bool in_turn)
-{
-    struct keep_alive *k = call->state;
-    k->at_hand = false;
-    k->in_turn = in_turn;
-    if (!stream_take(call))
-        return false;
-    k->in_turn = false;
-    if (!in_turn || !k->at_once)
-        return false;
-    call->awaited = false;
-    return true;
-}
-
+/* Also sent(). Behind the last request the answer leaves together with the status. */
 static void keep_alive_renewed(struct call *call)
 {
     struct keep_alive *k = call->state;
-    bool more;
-    unsigned n = 0;
-    if (stream_is_sending(call)) {
-        k->waits = true;
-        return;
-    }
-    do {
+    bool more = true;
+    for (unsigned n = 0; more && k->owed && !call->awaited && !stream_is_sending(call); n++) {
         if (k->outcome) {
             call_answer(call, k->outcome);
             return;
         }
-        k->at_hand = stream_receive_now(call);
-        more = k->at_hand && k->at_once && ++n < KEEP_ALIVES_MAX;
-        if (!keep_alive_send(call, more ? STREAM_MORE : STREAM_FLUSH))
-            return;
-    } while (k->at_hand && keep_alive_next(call, more));
-}
-
-static void keep_alive_sent(struct call *call)
-{
-    struct keep_alive *k = call->state;
-    bool waits = k->waits;
-    k->waits = false;
-    if (k->at_hand)
-        keep_alive_next(call, false);
-    else if (waits)
-        keep_alive_renewed(call);
+        keep_alive_encode(call);
+        if (stream_receive_now(call)) {
+            k->in_turn = n < KEEP_ALIVES_MAX;
+            call->last = true;
+            if (!stream_take(call))
+                return;
+            call->last = k->in_turn = false;
+        }
+        more = k->owed && !call->awaited && !call->collected;
+        stream_send(call, more ? STREAM_MORE : STREAM_FLUSH);
+    }
 }
 
 static void keep_alive_half_closed(struct call *call)
@@ -190,7 +159,7 @@ void lease_keep_alive_call(struct call *call)
 {
     static const struct stream_handler handler = {.received = keep_alive_received,
                                                   .half_closed = keep_alive_half_closed,
-                                                  .sent = keep_alive_sent,
+                                                  .sent = keep_alive_renewed,
                                                   .woken = keep_alive_renewed,
                                                   .ended = keep_alive_ended};
     call->state = mem_new(struct keep_alive);

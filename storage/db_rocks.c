@@ -371,7 +371,7 @@ static int not_opened(const char *path, const char *why, int r, char **ret_error
 {
     if (ret_error)
         *ret_error = mem_printf("database %s: could not %s: %s", path, why, err_text(r).text);
-    return err_origin(r);
+    return err_trace(r);
 }
 
 int db_open(struct db **ret, const struct db_options *options, char **ret_error)
@@ -384,7 +384,7 @@ int db_open(struct db **ret, const struct db_options *options, char **ret_error)
     char *text = NULL;
     int r = options->read_only ? 0 : db_files_recover(options->path);
     if (r < 0)
-        return not_opened(options->path, "end an interrupted exchange", r, ret_error);
+        return not_opened(options->path, "end an interrupted exchange", err_origin(r), ret_error);
     if (options->read_only)
         db->rocks = rocksdb_open_for_read_only(db->options, options->path, 0, &text);
     else

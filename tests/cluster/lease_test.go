@@ -309,3 +309,45 @@ func TestLeaseLeaderPaused(t *testing.T) {
 	}
 	c.CompareHashes(c.WaitConverged())
 }
+
+// TestLeaseBesideOneThatWaits: two keep-alives come together, and the leader, which has lost its quorum, must ask that for
+// the second, which has no lease. The first is answered all the same.
+func TestLeaseBesideOneThatWaits(t *testing.T) {
+	c := harness.StartCluster(t, []harness.Kind{harness.Cairn, harness.Cairn, harness.Cairn}, steady)
+	l := &leases{t, c, harness.Context(t, time.Minute)}
+	leader := c.WaitLeader()
+	l.grant(leader, 1, 60)
+	stream, err := l.client(leader).LeaseKeepAlive(l.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(ids ...int64) {
+		t.Helper()
+		for _, id := range ids {
+			if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	answered := func() {
+		t.Helper()
+		if got, err := stream.Recv(); err != nil || got.ID != 1 || got.TTL < 60 {
+			t.Fatalf("keep-alive: %v, %v", got, err)
+		}
+	}
+	ask(1)
+	answered()
+	for _, m := range c.Members {
+		if m != leader {
+			c.Pause(m)
+		}
+	}
+	asked := time.Now()
+	ask(1, 1, 1, 999)
+	for range 3 {
+		answered()
+	}
+	if took := time.Since(asked); took > 6*time.Second { // The other one waits for 11 seconds.
+		t.Errorf("answers came after %v", took)
+	}
+}

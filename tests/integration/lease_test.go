@@ -313,6 +313,29 @@ func TestLeasesKeptAliveAtOnce(t *testing.T) {
 	}
 }
 
+// Each of these comes alone, and none of the answers is read until they are more than the client's window takes.
+func TestLeaseKeptAliveUnread(t *testing.T) {
+	const n = 6000
+	s := harness.StartForTest(t, harness.Cairn)
+	l := newLeaseScript(t, s)
+	l.grant(1, 1000)
+	stream, err := pb.NewLeaseClient(l.c.ActiveConnection()).LeaseKeepAlive(l.ctx)
+	must(t, err)
+	for range n {
+		must(t, stream.Send(&pb.LeaseKeepAliveRequest{ID: 1}))
+		time.Sleep(100 * time.Microsecond)
+	}
+	must(t, stream.CloseSend())
+	for i := range n {
+		if got, err := stream.Recv(); err != nil || got.ID != 1 || got.TTL != 1000 {
+			t.Fatalf("answer %d: %v, %v", i, got, err)
+		}
+	}
+	if got, err := stream.Recv(); err != io.EOF {
+		t.Errorf("behind the last answer: %v, %v", got, err)
+	}
+}
+
 // A process that stands still for longer than a lease lives lets it end only when it has woken, once.
 func TestLeaseOverPause(t *testing.T) {
 	c := harness.StartCluster(t, []harness.Kind{harness.Cairn})
