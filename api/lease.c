@@ -7,7 +7,8 @@
  *
  * A client with many leases sends all that are due at once. So the next request is asked for before
  * an answer goes out; if it is there, and its lease is renewed at once, its answer follows, and
- * gRPC need not write this one yet.
+ * gRPC need not write this one yet. Nothing is waited for while an answer is held back; but what
+ * gRPC itself refuses, such as a message that it can't decompress, ends the stream with it.
  *
  * Thread: the call's queue, but for renewal_finish().
  */

@@ -42,8 +42,8 @@ void stream_receive(struct call *call);
 /* Asks for the next message, as stream_receive() does. True: it is there, or the end of the stream;
  * it waits for stream_take(). */
 bool stream_receive_now(struct call *call);
-/* Hands out what waits. False: it was no message, and the call is being answered; with call->last,
- * request.response goes out with the status. */
+/* Hands out what waits. False: it was no message but the end, of which the handler has heard; if it
+ * answers the call then, with call->last, request.response goes out with the status. */
 bool stream_take(struct call *call);
 /* Sends request.response, which is empty then, or what call_set_message() got. True: it has left
  * already, and sent() is not called. */
