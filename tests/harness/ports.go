@@ -85,7 +85,11 @@ func ReleasePort(port int) {
 	}
 }
 
+// bindable holds off the start of processes: one that is being started has all sockets of this one for a moment, and would
+// keep the port.
 func bindable(port int) bool {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return false
