@@ -452,7 +452,8 @@ static void requests_try_one_url_after_the_other(void **state)
     other_url = node_url(other);
     char *urls[] = {"http://127.0.0.1:1", "nonsense", silent, "http://name.invalid:1", url};
     struct transport_fetch f = fetch_of(urls, 5, "/members");
-    f.timeout_ms = 6000;                           /* two of them have a third of it each */
+    /* Two of them have a third of it each. */
+    f.timeout_ms = 6000;
     transport_fetch_wait(&a->peer->transport, &f); /* before a has a server */
     assert_int_equal(f.status, 200);
     assert_int_equal(f.cluster_id, TEST_CLUSTER);

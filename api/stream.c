@@ -44,19 +44,24 @@ static void stream_half_close(struct call *call)
         call_end_early(call, OUTCOME_CANCELED);
 }
 
-bool stream_take(struct call *call)
+static void stream_over(struct call *call)
 {
-    if (call->received && call_decode(call)) {
-        call->stream->handler->received(call);
-        return true;
-    }
-    if (call->received)
-        return false;
     if (grpc_call_failed_before_recv_message(call->grpc))
         stream_lose_client(call);
     else
         stream_half_close(call);
-    return false;
+}
+
+bool stream_take(struct call *call)
+{
+    if (!call->received) {
+        stream_over(call);
+        return false;
+    }
+    if (!call_decode(call))
+        return false;
+    call->stream->handler->received(call);
+    return true;
 }
 
 static void stream_received(struct stream *s)

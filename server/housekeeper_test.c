@@ -285,20 +285,9 @@ enum { COUNT = 100, CATCHUP = 10 };
 static int setup_count(void **state)
 {
     struct box *b = box_new(test_dir_new());
-    char *path = mem_printf("%s/data", b->dir), *no_environ[] = {NULL};
-    char *args[] = {(char *)"cairn",
-                    (char *)"--data-dir",
-                    path,
-                    (char *)"--snapshot-count=100",
-                    (char *)"--snapshot-catchup-entries=10",
-                    NULL};
-    int exit_code;
 
     atomic_store(&free_bytes, 4096 * MIB);
-    config_deinit(&b->config);
-    check(config_parse(5, args, no_environ, &b->config, &exit_code) == CONFIG_RUN);
-    b->config.unsafe_no_fsync = true;
-    free(path);
+    box_config(b, "--snapshot-count=100", "--snapshot-catchup-entries=10");
     box_open(b);
     box_run(b);
     flushes = 0;

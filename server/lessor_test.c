@@ -461,20 +461,11 @@ static void test_no_checkpoints(void **state)
 static int setup_checkpoints(void **state)
 {
     struct box *b = box_new(test_dir_new());
-    char *path = mem_printf("%s/data", b->dir), *no_environ[] = {NULL};
-    char *args[] = {(char *)"cairn",
-                    (char *)"--data-dir",
-                    path,
-                    (char *)"--feature-gates",
-                    (char *)"LeaseCheckpoint=true,LeaseCheckpointPersist=true,"
-                            "FastLeaseKeepAlive=false",
-                    NULL};
-    int exit_code;
 
-    config_deinit(&b->config);
-    assert_int_equal(config_parse(5, args, no_environ, &b->config, &exit_code), CONFIG_RUN);
-    b->config.unsafe_no_fsync = true;
-    free(path);
+    box_config(b,
+               "--feature-gates=LeaseCheckpoint=true,LeaseCheckpointPersist=true,"
+               "FastLeaseKeepAlive=false",
+               NULL);
     box_open(b);
     box_run(b);
     *state = b;

@@ -38,14 +38,15 @@ struct call {
 };
 enum { CALL_WAITS = -1 };
 
-/* What a user gets who gives the data directory alone. */
-static inline void box_config(struct box *b)
+/* What a user gets who gives the data directory and at most two flags more, or NULL. */
+static inline void box_config(struct box *b, const char *flag, const char *other)
 {
-    char *path = mem_printf("%s/data", b->dir), *no_environ[] = {NULL};
-    char *args[] = {(char *)"cairn", (char *)"--data-dir", path, NULL};
-    int exit_code;
+    char *path = mem_printf("--data-dir=%s/data", b->dir), *no_environ[] = {NULL};
+    char *args[] = {(char *)"cairn", path, (char *)flag, (char *)other, NULL};
+    int exit_code, n = 2 + (flag != NULL) + (other != NULL);
 
-    check(config_parse(3, args, no_environ, &b->config, &exit_code) == CONFIG_RUN);
+    config_deinit(&b->config);
+    check(config_parse(n, args, no_environ, &b->config, &exit_code) == CONFIG_RUN);
     b->config.warning_apply_duration_ns = INT64_MAX;
     b->config.unsafe_no_fsync = true; /* no test outlives the machine */
     free(path);
@@ -58,7 +59,7 @@ static inline struct box *box_new(char *dir)
 
     b->dir = dir;
     b->now_ms = 1000;
-    box_config(b);
+    box_config(b, NULL, NULL);
     arena_init(&b->arena);
     return b;
 }

@@ -57,7 +57,7 @@ func (c *config) lease(out *table) error {
 	row("keep-alives/s", "%.0f", e.renewRate, k.renewRate)
 	row("server us per keep-alive", "%.1f", e.renewCPU, k.renewCPU)
 	row(fmt.Sprintf("keep-alives/s, %d at once", renewBurst), "%.0f", e.burstRate, k.burstRate)
-	row("server us per keep-alive", "%.1f", e.burstCPU, k.burstCPU)
+	row(fmt.Sprintf("server us per keep-alive, %d at once", renewBurst), "%.1f", e.burstCPU, k.burstCPU)
 	row("resident MiB with all leases", "%.0f", float64(e.after.RSS)/(1<<20), float64(k.after.RSS)/(1<<20))
 	row("resident MiB more than without", "%.0f", grown(e), grown(k))
 	row("put p99 ms, idle", "%.2f", ms(e.idle.p99), ms(k.idle.p99))

@@ -377,9 +377,9 @@ func samples(t *testing.T, s *harness.Server, family string) string {
 	return strings.Join(lines, "\n")
 }
 
-// soonEqual returns what the two servers tell: metrics may be set a moment after the answer to the request they are for.
-func soonEqual(etcd, cairn *harness.Server, tell func(s *harness.Server) float64) (e, c float64) {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+// soonEqual returns what the two servers tell, at the latest after the limit: some things are known or counted a moment later.
+func soonEqual[S any, T float64 | string](limit time.Duration, etcd, cairn S, tell func(s S) T) (e, c T) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
 		if e, c = tell(etcd), tell(cairn); e == c || time.Now().After(deadline) {
 			return e, c
 		}
@@ -400,7 +400,7 @@ func TestMetricsEqual(t *testing.T) {
 		exerciseStore(t, s)
 	}
 	for _, name := range equalMetrics {
-		e, c := soonEqual(etcd, cairn, func(s *harness.Server) float64 { return counter(t, s, name) - before[s][name] })
+		e, c := soonEqual(5*time.Second, etcd, cairn, func(s *harness.Server) float64 { return counter(t, s, name) - before[s][name] })
 		if e != c {
 			t.Errorf("%s grew by %v in etcd, by %v in Cairn", name, e, c)
 		}
@@ -414,7 +414,7 @@ func TestMetricsEqual(t *testing.T) {
 	for _, name := range equalMetrics {
 		if strings.Contains(name, "limit") || strings.Contains(name, "max") || strings.Contains(name, "quota") ||
 			strings.Contains(name, "compact_revision") {
-			e, c := soonEqual(etcd, cairn, func(s *harness.Server) float64 { return counter(t, s, name) })
+			e, c := soonEqual(5*time.Second, etcd, cairn, func(s *harness.Server) float64 { return counter(t, s, name) })
 			if e != c {
 				t.Errorf("%s is %v in etcd, %v in Cairn", name, e, c)
 			}

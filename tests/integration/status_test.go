@@ -34,12 +34,7 @@ func TestStatusQuota(t *testing.T) {
 		{"--quota-backend-bytes=9663676416"}} {
 		etcd, cairn := startAlone(t, harness.Etcd, args...), startAlone(t, harness.Cairn, args...)
 		// The storage version is known some seconds after the start.
-		var want, got string
-		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-			if want, got = statusText(t, etcd), statusText(t, cairn); want == got {
-				break
-			}
-		}
+		want, got := soonEqual(patience, etcd, cairn, func(s *alone) string { return statusText(t, s) })
 		if want != got {
 			t.Errorf("%v\n etcd:  %s\n Cairn: %s", args, want, got)
 		}
